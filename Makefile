@@ -1,0 +1,70 @@
+# What a person does with this tree. `make` alone says what there is.
+
+PYTHON ?= python3
+DEBIAN_PYTHON ?= /usr/bin/python3
+
+# Two environments: .venv has the newest of everything from PyPI; .venv-debian is the system's Python over the packages
+# that Debian ships, with nothing but the test tools from PyPI. A file in each says that it is complete.
+VENV := .venv
+DEBIAN := .venv-debian
+PIP := -m pip --disable-pip-version-check --quiet
+
+.PHONY: help run test test-units lint bench clean
+
+help:
+	@echo "make run         start regcachd on port 3128, everything it keeps under ./var; Ctrl-C stops it"
+	@echo "make test        run all tests, with real registries and clients (installs Debian packages when missing)"
+	@echo "make test-units  run the tests that need no other program, on PyPI's newest packages alone"
+	@echo "make lint        check style and types"
+	@echo "make bench       measure, next to nginx (prints a table, writes var/bench.json)"
+	@echo "make clean       remove what make made, but for ./var"
+
+# The shell outlives Ctrl-C to tell a daemon that was stopped from one that failed.
+run: $(VENV)/.installed
+	@trap : INT; $(VENV)/bin/twistd -n --pidfile= regcache --state ./var/state --store ./var/cache || [ $$? -eq 130 ]
+
+# The second line of tests ends the output, with pytest's own closing line.
+test: .test-dependencies $(DEBIAN)/.installed $(VENV)/.test
+	@scripts/debian-versions $(DEBIAN)/bin/python
+	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python -m pytest -q -m "not e2e"
+	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python -m pytest -q tests/e2e -k skopeo
+	$(VENV)/bin/python -m pytest
+
+.PHONY: .test-dependencies
+.test-dependencies:
+	@scripts/test-dependencies
+
+test-units: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -m "not e2e"
+
+lint: $(VENV)/.lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/python -m bench
+
+clean:
+	rm -rf $(VENV) $(DEBIAN) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find regcachd twisted tests bench -name __pycache__ -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
+
+$(VENV)/.installed: pyproject.toml scripts/make-venv
+	@scripts/make-venv $(VENV) $(PYTHON)
+	$(VENV)/bin/python $(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(VENV)/bin/python $(PIP) install --editable '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(VENV)/bin/python $(PIP) install --editable '.[lint]'
+	@touch $@
+
+$(DEBIAN)/.installed: pyproject.toml scripts/make-venv | .test-dependencies
+	@scripts/make-venv $(DEBIAN) $(DEBIAN_PYTHON) --system-site-packages
+	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python $(PIP) install pytest pytest-twisted hypothesis
+	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python $(PIP) install --no-deps --editable .
+	@touch $@

@@ -1,0 +1,235 @@
+"""Reading the configuration: TOML text in, frozen values out.
+
+Files are read by the caller and given as (name, text) pairs: tables merge, and of two values of one key the
+later wins. Which keys there are is in regcachd.schema. What cannot be used is a `ConfigError`.
+"""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from attrs import evolve
+
+from regcachd.connect import Authority
+from regcachd.errors import RegcachdError
+from regcachd.known import blob_probe
+from regcachd.schema import (
+    REGISTRY_TABLE,
+    SCHEMA,
+    CAFiles,
+    Config,
+    Limits,
+    Registry,
+    RegistryDefaults,
+    StoreConfig,
+    Tunnel,
+    make_registry,
+)
+from regcachd.units import BadValue, Size, parse_duration, parse_size
+from regcachd.values import Reader, keys_of, listener, registry_name, text, upstream, upstream_authority
+
+__all__ = [
+    "CAFiles",
+    "Config",
+    "ConfigError",
+    "Limits",
+    "Registry",
+    "Size",
+    "StoreConfig",
+    "Tunnel",
+    "parse_config",
+    "parse_duration",
+    "parse_size",
+    "upstream_authority",
+    "with_overrides",
+]
+
+T = TypeVar("T")
+
+COMMAND_LINE = "command line"
+"""What stands for the file in errors about an option."""
+
+_TABLES = tuple(name for name in SCHEMA if name not in ("", REGISTRY_TABLE))
+
+
+class ConfigError(RegcachdError):
+    """A configuration that cannot be used: file, key, value and what is allowed, in one line.
+
+    The value is shown as JSON and cut where it is long; what could be a user and a password in it is hidden.
+    """
+
+    def __init__(self, file: str, key: str, problem: str, value: object = None) -> None:
+        shown = "" if value is None else f" = {_show(value)}"
+        super().__init__(" ".join(f"{file}: {key}{shown}: {problem}".split()))
+
+
+def _show(value: object) -> str:
+    shown = json.dumps(_mask(value), default=str)
+    return shown if len(shown) <= 100 else f"{shown[:100]}..."
+
+
+def _mask(value: object) -> object:
+    match value:
+        case str():
+            return re.sub(r".*@", "***@", value, flags=re.DOTALL)
+        case list():
+            return [_mask(item) for item in value]
+        case dict():
+            return "a table"
+        case int() if value.bit_length() > 64:  # Python does not write an integer of 4,301 digits
+            return "a very large number"
+    return value
+
+
+def parse_config(documents: Sequence[tuple[str, str]]) -> Config:
+    """The configuration that these files, (name, TOML text) in order of reading, make together.
+
+    Registries are the known ones, until a file has a table of registries: then they are those that are named.
+    Raises ConfigError.
+    """
+    tables: dict[str, dict[str, Any]] = {name: {} for name in _TABLES}
+    top: dict[str, Any] = {}
+    registries: dict[str, dict[str, Any]] | None = None
+    files: dict[str, str] = {}  # by table: the last file that has it
+    for file, toml in documents:
+        document = _parse_toml(file, toml)
+        for name in [name for name in _TABLES if name in document]:
+            tables[name] |= _read_table(file, name, name, document.pop(name))
+            files[name] = file
+        if "registries" in document:
+            registries = registries or {}
+            named = _as_table(file, "registries", document.pop("registries"))
+            for name, table in named.items():
+                where = _path("registries", _read(file, "registries", registry_name, name))
+                registries.setdefault(name, {}).update(_read_table(file, where, REGISTRY_TABLE, table))
+                files[where] = file
+        top |= _read_table(file, "", "", document)
+
+    if len(tables["ca"]) == 1:
+        missing = "key" if "certificate" in tables["ca"] else "certificate"
+        raise ConfigError(
+            files["ca"], f"ca.{missing}", "missing: certificate and key of [ca] are set together"
+        )
+    config = Config(
+        **top,
+        store=StoreConfig(**tables["store"]),
+        ca=CAFiles(**tables["ca"]) if tables["ca"] else None,
+        tunnel=Tunnel(**tables["tunnel"]),
+        limits=Limits(**tables["limits"]),
+        defaults=RegistryDefaults(**tables["defaults"]),
+    )
+    if registries is not None:
+        chosen = {name: make_registry(name, given, config.defaults) for name, given in registries.items()}
+        _check_authorities(chosen, files)
+        config = evolve(config, registries=chosen)
+    return config
+
+
+def with_overrides(
+    config: Config,
+    *,
+    listen: Sequence[str] | None = None,
+    store: str | None = None,
+    max_size: str | None = None,
+    state: str | None = None,
+    registries: Iterable[str] = (),
+) -> Config:
+    """`config` with what the command line says; each of `registries`, NAME or NAME=UPSTREAM, is added.
+
+    Raises ConfigError.
+    """
+    if listen:
+        config = evolve(
+            config, listen=tuple(_read(COMMAND_LINE, "--listen", listener, item) for item in listen)
+        )
+    if store is not None:
+        path = _read(COMMAND_LINE, "--store", text, store)
+        config = evolve(config, store=evolve(config.store, path=path))
+    if max_size is not None:
+        size = _read(COMMAND_LINE, "--max-size", parse_size, max_size)
+        config = evolve(config, store=evolve(config.store, max_size=size))
+    if state is not None:
+        config = evolve(config, state=_read(COMMAND_LINE, "--state", text, state))
+    chosen = dict(config.registries)
+    for argument in registries:
+        name, equals, url = argument.partition("=")
+        try:
+            registry_name(name)
+        except BadValue as error:  # shows all of it: half an URL would not be known to hold a password
+            raise ConfigError(COMMAND_LINE, "--registry", str(error), argument) from None
+        chosen.setdefault(name, make_registry(name, {}, config.defaults))
+        if equals:
+            url = _read(COMMAND_LINE, f"--registry {name}", upstream, url)
+            chosen[name] = _moved(chosen[name], url)
+    _check_authorities(chosen, {})
+    return evolve(config, registries=chosen)
+
+
+def _moved(registry: Registry, url: str) -> Registry:
+    """The registry at another upstream; clients keep the names they have for it."""
+    authorities = registry.authorities | {upstream_authority(url)}
+    return evolve(registry, upstream=url, authorities=authorities, blob_probe=blob_probe(url))
+
+
+def _check_authorities(registries: Mapping[str, Registry], files: Mapping[str, str]) -> None:
+    claimed: dict[Authority, str] = {}
+    for name, registry in registries.items():
+        for one in sorted(registry.authorities, key=str):
+            other = claimed.setdefault(one, name)
+            if other != name:
+                where = _path("registries", name)
+                problem = f'this registry and "{other}" both claim {one}, which can belong to one only'
+                raise ConfigError(files.get(where, COMMAND_LINE), where, problem)
+
+
+def _parse_toml(file: str, toml: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(toml)
+    except (ValueError, RecursionError) as error:  # a number of 4,301 digits is a plain ValueError
+        raise ConfigError(file, "not TOML", str(error)) from None
+
+
+def _as_table(file: str, where: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(file, where, f"expected a table: [{where}]", value)
+    return value
+
+
+def _read_table(file: str, where: str, kind: str, value: object) -> dict[str, Any]:
+    """The values of the table `where`, as the daemon uses them; SCHEMA knows it as `kind`."""
+    keys = keys_of(SCHEMA[kind])
+    found = {}
+    for name, item in _as_table(file, where, value).items():
+        if name not in keys:
+            raise ConfigError(file, _path(where, name), _unknown_key(name, kind))
+        found[name] = _read(file, _path(where, name), keys[name]["read"], item)
+    return found
+
+
+def _read(file: str, where: str, read: Reader[T], value: object) -> T:
+    try:
+        return read(value)
+    except BadValue as error:
+        raise ConfigError(file, where, str(error), value) from None
+
+
+def _unknown_key(name: str, kind: str) -> str:
+    known = [*keys_of(SCHEMA[kind])]
+    if not kind:
+        known += [*_TABLES, "registries"]
+    homes = [other for other, table in SCHEMA.items() if name in keys_of(table)]
+    close = difflib.get_close_matches(name, known, n=1)
+    if homes:
+        places = " or ".join(f"[{home}]" if home else "the top, before the first table" for home in homes)
+        advice = f"it belongs to {places}; "
+    else:
+        advice = f"did you mean {close[0]}? " if close else ""
+    return f"unknown key; {advice}allowed here: {', '.join(known)}"
+
+
+def _path(where: str, name: str) -> str:
+    written = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+    return f"{where}.{written}" if where else written

@@ -1,0 +1,298 @@
+"""The front door: the first request of every connection, and the watch over all of them.
+
+    CONNECT registry  -> 200, TLS under the registry's name, HTTP inside        intercept
+    CONNECT other     -> 200, bytes as they are                                 tunnel
+    CONNECT forbidden -> an answer that says why                                refuse
+    anything else     -> HTTP for the daemon's own pages
+
+The first head is taken from the kernel byte-exactly, so that what follows it (a ClientHello, tunnelled bytes) can be
+read by whom it is for.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES
+from zope.interface import implementer
+
+from .config import Config, Registry
+from .connect import Authority, Head, HeadError, HeadParser
+from .guard import Forbidden, Rule, never_ours
+from .intercept import Intercept, Refuse, admitted, decide
+from .transport import HandshakeFailed
+from .tunnel import Splice, TunnelFailed, open_tunnel
+from .web import Channel, WebFactory
+
+log = Logger()
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+SWEEP = 5.0
+"""Seconds between looks at idle and stalled connections: how late a limit may be noticed."""
+LINGER = 2.0
+"""Seconds a refused client has to read its answer (RFC 9112 section 9.6)."""
+
+
+@implementer(IHalfCloseableProtocol)
+class Farewell(Protocol):
+    """After a refusal: what the client still sends is thrown away, so that its answer is not lost to a reset."""
+
+    transport: Any
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._end: Any = None
+
+    def connectionMade(self) -> None:
+        self._end = self._clock.callLater(LINGER, self._give_up)
+        self.transport.loseWriteConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Not of interest any more."""
+
+    def readConnectionLost(self) -> None:
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """As intended."""
+
+    def _give_up(self) -> None:
+        self._end = None
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._end is not None:
+            self._end.cancel()
+
+
+class FirstHead(Protocol):
+    """A connection whose first request head is not complete yet."""
+
+    transport: Any
+    factory: "FrontDoor"
+
+    def __init__(self, door: "FrontDoor") -> None:
+        self._door = door
+        self._parser = HeadParser(door.config.limits.head_size)
+        self._error: HeadError | None = None
+
+    def connectionMade(self) -> None:
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        self._door.arrived(self.transport)
+        self.transport.read_head(self)
+
+    def take_head(self, data: bytes) -> int:
+        try:
+            return self._parser.feed(data)
+        except HeadError as error:
+            self._error = error
+            return len(data)
+
+    def head_taken(self) -> None:
+        if self._error is not None:
+            self.refuse(self._error.status, str(self._error))
+        elif self._parser.head is not None:
+            self.transport.stop_reading_head()
+            self._dispatch(self._parser.head)
+
+    # -- what becomes of it
+
+    def _dispatch(self, head: Head) -> None:
+        door = self._door
+        host = getattr(self.transport.getPeer(), "host", None)  # None: a Unix socket, whose file's mode admits
+        if host is not None and not admitted(host, door.config.clients):
+            self.refuse(403, f"clients at {host} are not admitted; the administrator of this proxy can add them to `clients`")
+        elif door.full:
+            self.refuse(503, "this proxy has as many connections as it may (limits.connections)")
+        elif head.method != b"CONNECT":
+            self.become(door.web.buildProtocol(self.transport.getPeer()), head.raw)
+        else:
+            try:
+                authority = Authority.parse(head.target)
+            except HeadError as error:
+                self.refuse(error.status, str(error))
+                return
+            decision = decide(authority, door.config.authorities, door.config.tunnel)
+            if isinstance(decision, Intercept):
+                self._run(self._intercept(authority, door.config.registries[decision.registry]))
+            elif isinstance(decision, Refuse):
+                self.refuse(decision.status, decision.reason)
+            else:
+                self._run(self._tunnel(authority))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        Deferred.fromCoroutine(work).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("a connection failed", failure)
+        self.transport.abortConnection()
+
+    async def _intercept(self, authority: Authority, registry: Registry) -> None:
+        peer = self.transport.getPeer()
+        self.transport.write(ESTABLISHED)
+        try:
+            await self.transport.start_tls(self._door.context_for(authority.host))
+        except HandshakeFailed as error:
+            log.info(
+                "no TLS with client {peer} for {host}: {why}", peer=str(peer), host=authority.host, why=_explained(error)
+            )
+            return
+        except ConnectionClosed:
+            return
+        channel = self._door.web.buildProtocol(peer)
+        channel.registry = registry
+        self.become(channel)
+
+    async def _tunnel(self, authority: Authority) -> None:
+        door = self._door
+        self.transport.pauseProducing()
+        try:
+            far = await open_tunnel(door.reactor, authority, door.config.limits.connect_timeout, door.tunnel_rule)
+        except Forbidden as error:
+            self.refuse(403, f"{authority} is refused: {error}")
+            return
+        except TunnelFailed as error:
+            self.refuse(502, str(error))
+            return
+        if not self.transport.connected:
+            far.transport.abortConnection()
+            return
+        self.transport.write(ESTABLISHED)
+        near = Splice()
+        self.become(near)
+        near.join(far)
+        self.transport.resumeProducing()
+
+    def become(self, protocol: Any, early: bytes = b"") -> None:
+        """Hand the connection over; `early` is what has been read for the new protocol."""
+        self.transport.protocol = protocol
+        protocol.makeConnection(self.transport)
+        if early:
+            protocol.dataReceived(early)
+
+    def refuse(self, status: int, reason: str) -> None:
+        """Answer and close."""
+        if not self.transport.connected:
+            return
+        self.transport.stop_reading_head()
+        log.info("refused {peer}: {status} {why}", peer=str(self.transport.getPeer()), status=status, why=reason)
+        body = reason.encode() + b"\n"
+        head = b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        self.transport.write(head % (status, RESPONSES.get(status, b"Refused"), len(body)) + body)
+        self.become(Farewell(self._door.reactor))
+        self.transport.resumeProducing()
+
+
+class FrontDoor(Factory):
+    """Takes every connection. `context_for` gives the TLS context for a CONNECT to a host."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        web: WebFactory,
+        context_for: Callable[[str], SSL.Context],
+        tunnel_rule: Rule = never_ours,
+    ) -> None:
+        self.reactor = reactor
+        self.config = config
+        self.web = web
+        self.context_for = context_for
+        self.tunnel_rule = tunnel_rule
+        self._seen: dict[Any, tuple[int, float]] = {}  # transport: bytes moved when last looked, since when
+        self._sweep = LoopingCall(self.sweep)
+        self._sweep.clock = reactor
+
+    def buildProtocol(self, addr: Any) -> Any:
+        return FirstHead(self)
+
+    def startFactory(self) -> None:
+        self._sweep.start(SWEEP, now=False)
+
+    def stopFactory(self) -> None:
+        if self._sweep.running:
+            self._sweep.stop()
+
+    # -- connections
+
+    @property
+    def full(self) -> bool:
+        """Are there more connections than allowed?"""
+        return len(self._seen) > self.config.limits.connections
+
+    def arrived(self, transport: Any) -> None:
+        """A client has connected."""
+        self._seen[transport] = (0, self.reactor.seconds())
+        transport.when_lost = self._left
+
+    def _left(self, transport: Any) -> None:
+        self._seen.pop(transport, None)
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._seen)
+
+    def drain(self) -> None:
+        """Close what is not in the middle of a response; the others close after it."""
+        for transport in list(self._seen):
+            if isinstance(transport.protocol, Channel) and transport.protocol.busy:
+                transport.protocol.persistent = False
+            else:
+                transport.loseConnection()
+
+    def close(self) -> None:
+        """Close everything."""
+        for transport in list(self._seen):
+            transport.abortConnection()
+
+    def busy(self) -> list[Any]:
+        """The connections that are in the middle of a response."""
+        return [t for t in self._seen if isinstance(t.protocol, Channel) and t.protocol.busy]
+
+    def sweep(self) -> None:
+        """Close the connections that have used up their patience."""
+        now = self.reactor.seconds()
+        limits = self.config.limits
+        for transport, (moved, since) in list(self._seen.items()):
+            protocol = transport.protocol
+            total = transport.bytes_moved
+            if isinstance(protocol, Splice):
+                total += protocol.other.transport.bytes_moved
+            if total != moved:
+                self._seen[transport] = (total, now)
+                since = now
+            if isinstance(protocol, FirstHead):
+                overdue = now - since > limits.head_timeout
+            elif isinstance(protocol, Splice):
+                overdue = now - since > limits.tunnel_idle
+            elif isinstance(protocol, Channel) and not protocol.busy:
+                reading = protocol.head_since
+                overdue = (
+                    now - protocol.quiet_since > limits.idle_timeout
+                    if reading is None
+                    else now - reading > limits.head_timeout
+                )
+            else:
+                overdue = transport.blocked and now - since > limits.send_timeout
+            if overdue:
+                log.info("closing a connection of {peer} that stood still", peer=str(transport.getPeer()))
+                transport.abortConnection()
+
+
+def _explained(error: HandshakeFailed) -> str:
+    """OpenSSL's reason, with what to do about the one that everybody meets."""
+    text = str(error)
+    if "unknown ca" in text or "bad certificate" in text or "certificate unknown" in text:
+        return f"{text}: the client does not trust this proxy's CA; install /ca.crt there"
+    return text

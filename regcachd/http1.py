@@ -1,0 +1,322 @@
+"""One persistent HTTP/1.1 connection to an upstream, used for one request at a time.
+
+h11 reads and writes the heads and the chunked bodies, with all of RFC 9112's traps; a body with a
+Content-Length, which is what layers are, goes from the transport to its consumer untouched.
+
+Header names keep the spelling the registry used: some clients parse challenges with less than a parser.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol as Shape
+
+import h11
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from .errors import RegcachdError
+
+HEAD_LIMIT = 64 * 1024
+"""Bytes a response head may have; presigned redirects make long ones."""
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+class UpstreamFailed(RegcachdError):
+    """Upstream could not be reached, did not answer in time, or answered with something that is not HTTP.
+
+    `status` is what the client is told: 502, or 504 for a timeout (RFC 9110 sections 15.6.3 and 15.6.5).
+    `unused` means the connection ended before a byte of the response came, so that a fresh one may be tried.
+    """
+
+    def __init__(self, message: str, status: int = 502, unused: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.unused = unused
+
+
+class BodyConsumer(Shape):
+    """What takes a response's body. Exactly one of `body_done` and `body_failed` ends it."""
+
+    def body_received(self, data: bytes) -> None: ...
+    def body_done(self) -> None: ...
+    def body_failed(self, error: UpstreamFailed) -> None: ...
+
+
+@define(eq=False)
+class Response:
+    """A response whose head has come; its body waits in the socket until `deliver` is called.
+
+    When the body has ended the connection serves others, and the methods do nothing any more.
+    """
+
+    status: int
+    reason: bytes
+    headers: RawHeaders
+    length: int | None
+    """Content-Length, also of an answer to HEAD; None when upstream did not say."""
+    connection: "Http1Connection | None" = field(repr=False)
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its lower-case name."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    def deliver(self, consumer: BodyConsumer) -> None:
+        """Start the flow of the body. To be called at most once; a response without a body is done at once."""
+        if self.connection is None:
+            consumer.body_done()
+        else:
+            self.connection.deliver(consumer)
+
+    def pause(self) -> None:
+        """Stop reading from upstream: its send window closes by itself."""
+        if self.connection is not None:
+            self.connection.pause()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self.connection is not None:
+            self.connection.resume()
+
+    def abandon(self) -> None:
+        """Close the connection: nobody wants the rest. A consumer that waits hears body_failed."""
+        if self.connection is not None:
+            self.connection.abandon()
+
+
+class Http1Connection(Protocol):
+    """The client side of one connection.
+
+    `idle(connection)` is called when a response has been read to its end and another request may be sent,
+    `gone(connection)` when the connection is lost.
+    """
+
+    def __init__(
+        self,
+        clock: Any,
+        name: str,
+        idle: "Callable[[Http1Connection], None]",
+        gone: "Callable[[Http1Connection], None]",
+    ) -> None:
+        self._clock = clock
+        self._name = name
+        self._idle = idle
+        self._gone = gone
+        self._parser: h11.Connection | None = None
+        self._answer: Deferred[Response] | None = None
+        self._method = b""
+        self._response: Response | None = None  # while its body has not ended
+        self._consumer: BodyConsumer | None = None
+        self._remaining: int | None = None  # of a Content-Length body; None: h11 finds the end
+        self._early: list[bytes] = []  # body bytes that came with the head
+        self._keep = False
+        self._heard = False
+        self._timeout = 60.0
+        self._last = 0.0
+        self._paused = False
+        self._check: Any = None
+        self.lost = False
+
+    # -- the request
+
+    def request(
+        self, method: bytes, target: bytes, headers: RawHeaders, body: bytes, timeout: float
+    ) -> "Deferred[Response]":
+        """Send a request; the Deferred fires with a Response or fails with UpstreamFailed.
+
+        `timeout` (seconds) bounds the wait for the head and every silence within the body.
+        """
+        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
+        self._method, self._timeout, self._heard = method, timeout, False
+        message = h11.Request(method=method, target=target, headers=list(headers))
+        wire = [self._parser.send(message), self._parser.send(h11.Data(body)) if body else b""]
+        wire.append(self._parser.send(h11.EndOfMessage()))
+        self._answer = Deferred()
+        self._last = self._clock.seconds()
+        self._watch(timeout)
+        self.transport.write(b"".join(part for part in wire if part))  # type: ignore[union-attr]
+        return self._answer
+
+    # -- the response
+
+    def dataReceived(self, data: bytes) -> None:
+        self._last = self._clock.seconds()
+        self._heard = True
+        if self._answer is not None:
+            self._head(data)
+        elif self._consumer is not None:
+            self._body(data)
+        elif self._response is not None:
+            self._early.append(data)
+        else:
+            self.abandon()  # bytes that nobody asked for
+
+    def _head(self, data: bytes) -> None:
+        assert self._parser is not None
+        try:
+            self._parser.receive_data(data)
+            event = self._parser.next_event()
+            while isinstance(event, h11.InformationalResponse):
+                event = self._parser.next_event()
+        except h11.RemoteProtocolError as error:
+            self._fail(UpstreamFailed(f"{self._name} answered with something that is not HTTP: {error}"))
+            return
+        if event is h11.NEED_DATA:
+            return
+        assert isinstance(event, h11.Response)
+        answer, self._answer = self._answer, None
+        assert answer is not None
+        headers = event.headers.raw_items()
+        length = next((int(v) for k, v in event.headers if k == b"content-length"), None)
+        tokens = {t.strip().lower() for k, v in event.headers if k == b"connection" for t in v.split(b",")}
+        self._keep = event.http_version >= b"1.1" and b"close" not in tokens
+        chunked = any(k == b"transfer-encoding" for k, _ in event.headers)
+        response = Response(
+            status=event.status_code,
+            reason=bytes(event.reason),
+            headers=headers,
+            length=None if chunked else length,
+            connection=self,
+        )
+        self._response = response
+        if self._method == b"HEAD" or event.status_code in (204, 304) or length == 0:
+            self._exchange_done()
+        else:
+            self._remaining = None if chunked else length
+            rest = self._parser.trailing_data[0]
+            if self._remaining is not None and rest:
+                self._early.append(rest)
+            self.pause()
+        answer.callback(response)
+
+    def deliver(self, consumer: BodyConsumer) -> None:
+        self._consumer = consumer
+        self._last = self._clock.seconds()
+        self._clock.callLater(0, self._begin)
+
+    def _begin(self) -> None:
+        if self._consumer is None:
+            return  # lost meanwhile, and the consumer has been told
+        self.resume()
+        early, self._early = self._early, []
+        if self._remaining is None:
+            self._events()
+        for data in early:
+            if self._consumer is not None:
+                self._body(data)
+        if self.lost and self._consumer is not None:
+            self._fail(UpstreamFailed(f"{self._name} closed the connection too early"))
+
+    def _body(self, data: bytes) -> None:
+        assert self._consumer is not None
+        if self._remaining is None:
+            assert self._parser is not None
+            self._parser.receive_data(data)
+            self._events()
+            return
+        if len(data) > self._remaining:
+            data, self._keep = data[: self._remaining], False
+        self._remaining -= len(data)
+        self._consumer.body_received(data)
+        if not self._remaining and self._consumer is not None:
+            self._complete()
+
+    def _events(self) -> None:
+        """Deliver what h11 has of a chunked or close-delimited body."""
+        assert self._parser is not None
+        while self._consumer is not None:
+            try:
+                event = self._parser.next_event()
+            except h11.RemoteProtocolError as error:
+                self._fail(UpstreamFailed(f"{self._name} broke off its answer: {error}"))
+                return
+            if isinstance(event, h11.Data):
+                self._consumer.body_received(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                self._complete()
+            else:
+                return
+
+    def _complete(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._exchange_done()
+        assert consumer is not None
+        consumer.body_done()
+
+    def _exchange_done(self) -> None:
+        """The response has ended: let go of it, and offer the connection for the next request."""
+        assert self._response is not None
+        self._response.connection = self._response = None
+        self._unwatch()
+        if self.lost:
+            return
+        if self._keep:
+            self.resume()  # an idle connection must hear that it is closed
+            self._idle(self)
+        else:
+            self.abandon()
+
+    # -- flow and ends
+
+    def pause(self) -> None:
+        self._paused = True
+        if not self.lost:
+            self.transport.pauseProducing()  # type: ignore[union-attr]
+
+    def resume(self) -> None:
+        self._paused = False
+        self._last = self._clock.seconds()
+        if not self.lost:
+            self.transport.resumeProducing()  # type: ignore[union-attr]
+
+    def abandon(self) -> None:
+        self._keep = False
+        if not self.lost:
+            self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def _watch(self, delay: float) -> None:
+        self._unwatch()
+        self._check = self._clock.callLater(delay, self._silence)
+
+    def _unwatch(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
+
+    def _silence(self) -> None:
+        self._check = None
+        quiet = self._clock.seconds() - self._last
+        if self._paused or quiet < self._timeout:
+            self._watch(self._timeout if self._paused else self._timeout - quiet)
+            return
+        what = "did not answer" if self._answer is not None else "sent nothing more"
+        self._fail(UpstreamFailed(f"{self._name} {what} for {self._timeout:g} s", status=504))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = True
+        self._gone(self)
+        if self._parser is not None and self._consumer is not None and self._remaining is None:
+            try:
+                self._parser.receive_data(b"")  # a close-delimited body ends here
+            except h11.RemoteProtocolError:
+                pass
+            else:
+                self._events()
+        self._fail(
+            UpstreamFailed(
+                f"{self._name} closed the connection too early ({reason.getErrorMessage()})", unused=not self._heard
+            )
+        )
+
+    def _fail(self, error: UpstreamFailed) -> None:
+        self._unwatch()
+        self.abandon()
+        answer, self._answer = self._answer, None
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None and self._response is not None:
+            self._response.connection = self._response = None
+        if answer is not None:
+            answer.errback(Failure(error))
+        if consumer is not None:
+            consumer.body_failed(error)

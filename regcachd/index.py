@@ -1,0 +1,123 @@
+"""The index: what the store's files cannot say, in SQLite.
+
+Which repository has which digest (links), what manifest a tag named last (tags), media types, sizes and last
+uses. Losing it loses no content: blobs are found by their files, links are proved again by asking upstream.
+
+Every method is one small statement on a local WAL file and takes some ten microseconds, so they are called
+in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint`, for a disk thread.
+"""
+
+import sqlite3
+from pathlib import Path
+
+from .freshness import TagEntry
+from .reference import Digest, Repository, Tag
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blobs (
+    digest TEXT PRIMARY KEY, size INTEGER NOT NULL, media_type TEXT, added REAL NOT NULL,
+    last_use REAL NOT NULL, hits INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS blobs_by_use ON blobs (last_use);
+CREATE TABLE IF NOT EXISTS links (
+    registry TEXT NOT NULL, repository TEXT NOT NULL, digest TEXT NOT NULL,
+    PRIMARY KEY (registry, repository, digest)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tags (
+    registry TEXT NOT NULL, repository TEXT NOT NULL, tag TEXT NOT NULL, accept TEXT NOT NULL,
+    digest TEXT NOT NULL, media_type TEXT NOT NULL, checked REAL NOT NULL,
+    PRIMARY KEY (registry, repository, tag, accept)
+) WITHOUT ROWID;
+"""
+_VERSION = 1
+
+
+class Index:
+    """The tables. All times are seconds since the epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = self._connect()
+        self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, timeout=5.0, cached_statements=64)
+        db.execute("PRAGMA journal_mode = WAL")
+        # no fsync at a commit: what a loss of power takes away is asked of upstream again
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        return db
+
+    def checkpoint(self) -> None:
+        """Move the log into the file and sync it. For a disk thread: it has a connection of its own."""
+        db = self._connect()
+        try:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        finally:
+            db.close()
+
+    def close(self) -> None:
+        """Close the file; nothing is lost without it."""
+        self._db.close()
+
+    # -- links: upstream's own yes that a repository has a digest
+
+    def link(self, repository: Repository, digest: Digest) -> None:
+        """Upstream served this digest from this repository."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO links VALUES (?, ?, ?)", (repository.registry, repository.name, str(digest))
+        )
+
+    def linked(self, repository: Repository, digest: Digest) -> bool:
+        """Has upstream ever served this digest from this repository?"""
+        found = self._db.execute(
+            "SELECT 1 FROM links WHERE registry = ? AND repository = ? AND digest = ?",
+            (repository.registry, repository.name, str(digest)),
+        )
+        return found.fetchone() is not None
+
+    # -- blobs
+
+    def add(self, digest: Digest, size: int, media_type: str | None, now: float) -> None:
+        """A blob has been stored; `media_type` is known for manifests only."""
+        self._db.execute(
+            "INSERT INTO blobs (digest, size, media_type, added, last_use) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (digest) DO UPDATE SET media_type = coalesce(excluded.media_type, media_type)",
+            (str(digest), size, media_type, now, now),
+        )
+
+    def media_type(self, digest: Digest) -> str | None:
+        """The media type upstream gave a manifest, or None for one we do not know as a manifest."""
+        row = self._db.execute("SELECT media_type FROM blobs WHERE digest = ?", (str(digest),)).fetchone()
+        return row[0] if row else None
+
+    def used(self, digest: Digest, now: float) -> None:
+        """A blob has been served from the store."""
+        self._db.execute("UPDATE blobs SET last_use = ?, hits = hits + 1 WHERE digest = ?", (now, str(digest)))
+
+    # -- tags
+
+    def tag(self, repository: Repository, tag: Tag, accept: str) -> TagEntry | None:
+        """What this tag named last, for a client that accepts these media types."""
+        row = self._db.execute(
+            "SELECT digest, media_type, checked FROM tags "
+            "WHERE registry = ? AND repository = ? AND tag = ? AND accept = ?",
+            (repository.registry, repository.name, str(tag), accept),
+        ).fetchone()
+        return TagEntry(Digest.parse(row[0]), row[1], row[2]) if row else None
+
+    def set_tag(self, repository: Repository, tag: Tag, accept: str, entry: TagEntry) -> None:
+        """Upstream has said what this tag names."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                repository.registry,
+                repository.name,
+                str(tag),
+                accept,
+                str(entry.digest),
+                entry.media_type,
+                entry.checked,
+            ),
+        )

@@ -1,0 +1,55 @@
+"""Registries that need no more than their name: where they are, and which hosts clients ask for them.
+
+`hosts` are names that clients CONNECT to besides the registry's name and its upstream. Hosts that only hand
+out tokens or blobs are not among them: clients reach the former by tunnel, and the latter are upstream's
+redirects, which regcachd follows itself.
+
+`blob_probe` is the request that proves that a client may read a blob: HEAD, or, where a registry answers a
+blob's HEAD wrongly, a GET whose redirect is not followed.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from attrs import frozen
+
+BlobProbe = Literal["head", "get"]
+
+
+@frozen
+class KnownRegistry:
+    """What is known of a registry; `upstream` is scheme://host[:port] without a slash at the end."""
+
+    name: str
+    upstream: str
+    hosts: tuple[str, ...] = ()
+    blob_probe: BlobProbe = "head"
+
+
+KNOWN: Mapping[str, KnownRegistry] = MappingProxyType(
+    {
+        registry.name: registry
+        for registry in (
+            # dockerd, containerd, podman, CRI-O and enroot pull docker.io from registry-1.docker.io; what is
+            # built on go-containerregistry (kaniko, crane, trivy) says index.docker.io for the same images.
+            KnownRegistry(
+                "docker.io", "https://registry-1.docker.io", ("registry-1.docker.io", "index.docker.io")
+            ),
+            KnownRegistry("quay.io", "https://quay.io"),
+            KnownRegistry("ghcr.io", "https://ghcr.io"),
+            KnownRegistry("gcr.io", "https://gcr.io"),
+            KnownRegistry("registry.k8s.io", "https://registry.k8s.io"),
+            KnownRegistry("k8s.gcr.io", "https://k8s.gcr.io"),
+            KnownRegistry("nvcr.io", "https://nvcr.io"),
+            # Answers HEAD of a blob with 401 whoever asks.
+            KnownRegistry("public.ecr.aws", "https://public.ecr.aws", blob_probe="get"),
+            KnownRegistry("mcr.microsoft.com", "https://mcr.microsoft.com"),
+        )
+    }
+)
+
+
+def blob_probe(upstream: str) -> BlobProbe:
+    """The probe for the registry at this upstream, by whatever name the configuration calls it."""
+    return next((known.blob_probe for known in KNOWN.values() if known.upstream == upstream), "head")

@@ -1,0 +1,209 @@
+"""Manifests: small, kept like blobs under their digests, and named by tags that move.
+
+By digest a manifest is immutable and comes from the store. By tag upstream is asked each time with a HEAD, which
+Docker Hub does not count as a pull, and the stored manifest is served while the tag still names it.
+"""
+
+from attrs import define, field
+from twisted.logger import Logger
+
+from .evidence import Credential
+from .freshness import TagEntry, TagUse, matches, still_names, use_of
+from .http1 import UpstreamFailed
+from .reference import Digest, InvalidReference, Repository, Tag, Target
+from .registry import CachedRegistry, target_of
+from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, stream
+from .singleflight import SingleFlight
+from .web import Request
+
+log = Logger()
+
+REVALIDATED = cache_status("hit; detail=revalidated")
+MISS = cache_status("fwd=uri-miss; stored")
+FORWARDED = cache_status("fwd=uri-miss")
+
+_SCHEMA_1 = b"application/vnd.docker.distribution.manifest.v1+"
+"""Its digest leaves the signatures out, so the bytes cannot be checked: such manifests are not stored."""
+
+_Asked = tuple[Repository, Target, str, Credential]
+
+
+@define(eq=False)
+class Manifests:
+    """The manifest endpoint of one registry."""
+
+    _registry: CachedRegistry
+    _fetches: "SingleFlight[_Asked, Answer]" = field(factory=SingleFlight)
+
+    async def answer(self, request: Request, name: str, target: Target) -> None:
+        """GET or HEAD of a manifest."""
+        repository = self._registry.repository(name)
+        if isinstance(target, Digest):
+            await self._by_digest(request, repository, target)
+        else:
+            await self._by_tag(request, repository, target)
+
+    async def _by_digest(self, request: Request, repository: Repository, digest: Digest) -> None:
+        media_type = self._registry.shared.index.media_type(digest)
+        stored = self._read(digest) if media_type is not None else None
+        if media_type is None or stored is None:
+            if request.method == b"HEAD":
+                await self._head(request, repository, digest)
+            else:
+                await self._fetch(request, repository, digest)
+            return
+        refused = await self._registry.may_read(request, "manifests", repository, digest)
+        if refused is not None:
+            refused.send(request, FORWARDED)
+        else:
+            self._send(request, digest, media_type, stored, HIT)
+
+    async def _by_tag(self, request: Request, repository: Repository, tag: Tag) -> None:
+        if request.method == b"HEAD":
+            await self._head(request, repository, tag)
+            return
+        index = self._registry.shared.index
+        entry = index.tag(repository, tag, _accept_key(request))
+        if entry is not None and use_of(entry) is TagUse.REVALIDATE and await self._still(request, repository, tag, entry):
+            stored = self._read(entry.digest)
+            if stored is not None:
+                index.link(repository, entry.digest)
+                self._send(request, entry.digest, entry.media_type, stored, REVALIDATED)
+                return
+        await self._fetch(request, repository, tag)
+
+    # -- from upstream
+
+    async def _still(self, request: Request, repository: Repository, tag: Tag, entry: TagEntry) -> bool:
+        """Does upstream, asked with the client's credential, still name the manifest of `entry`?"""
+        registry = self._registry
+        response = await registry.upstream.request(b"HEAD", target_of("manifests", repository, tag), asking(request))
+        response.abandon()
+        registry.heard(repository, registry.credential(request), response.status)
+        named = response.header(b"docker-content-digest")
+        return response.status == 200 and still_names(entry, None if named is None else named.decode("latin-1"))
+
+    async def _head(self, request: Request, repository: Repository, target: Target) -> None:
+        registry = self._registry
+        response = await registry.upstream.request(b"HEAD", target_of("manifests", repository, target), asking(request))
+        registry.heard(repository, registry.credential(request), response.status)
+        if response.status == 200 and isinstance(target, Digest):
+            registry.shared.index.link(repository, target)
+        await stream(request, response, (FORWARDED,))
+
+    async def _fetch(self, request: Request, repository: Repository, target: Target) -> None:
+        credential = self._registry.credential(request)
+        accept, headers = _accept_key(request), asking(request)
+        answer = await self._fetches.run(
+            (repository, target, accept, credential),
+            lambda: self._download(repository, target, accept, credential, headers),
+        )
+        if answer.status == 200:
+            named = answer.header(b"docker-content-digest")
+            if named is not None and matches(request.header("if-none-match"), f'"{named.decode("latin-1")}"'):
+                request.answer(304, [(b"Docker-Content-Digest", named), VIA, MISS])
+                return
+        answer.send(request, MISS if answer.status == 200 else FORWARDED)
+
+    async def _download(
+        self,
+        repository: Repository,
+        target: Target,
+        accept: str,
+        credential: Credential,
+        headers: list[tuple[bytes, bytes]],
+    ) -> Answer:
+        registry = self._registry
+        limit = registry.shared.limits.manifest_size
+        response = await registry.upstream.request(b"GET", target_of("manifests", repository, target), headers)
+        registry.heard(repository, credential, response.status)
+        try:
+            answer = await capture(response, limit)
+        except TooLarge as error:
+            raise UpstreamFailed(
+                f"the manifest {repository}:{target} is too large: {error} (limits.manifest_size)"
+            ) from error
+        if answer.status != 200:
+            return answer
+        media_type = (answer.header(b"content-type") or b"application/octet-stream").decode("latin-1")
+        if media_type.encode("latin-1").startswith(_SCHEMA_1) or answer.header(b"content-encoding"):
+            return answer
+        digest = _verified(repository, target, answer)
+        await self._store(digest, answer.body, media_type)
+        registry.shared.index.link(repository, digest)
+        if isinstance(target, Tag):
+            entry = TagEntry(digest, media_type, registry.shared.now())
+            registry.shared.index.set_tag(repository, target, accept, entry)
+        if answer.header(b"docker-content-digest") is None:
+            answer = Answer(
+                answer.status,
+                answer.reason,
+                [*answer.headers, (b"Docker-Content-Digest", str(digest).encode())],
+                answer.body,
+            )
+        return answer
+
+    # -- the store
+
+    async def _store(self, digest: Digest, body: bytes, media_type: str) -> None:
+        shared = self._registry.shared
+        try:
+            await shared.in_thread(shared.store.put, digest, body)
+        except BlockingIOError:
+            pass  # another request is storing the same bytes at this moment
+        except OSError as error:
+            log.error("the manifest {digest} could not be stored: {why}", digest=str(digest), why=error)
+            return
+        shared.index.add(digest, len(body), media_type, shared.now())
+
+    def _read(self, digest: Digest) -> bytes | None:
+        """A stored manifest: a few kilobytes, read at once."""
+        shared = self._registry.shared
+        try:
+            blob = shared.store.open(digest)
+            if blob is None or blob.size > shared.limits.manifest_size:
+                return None
+            with open(blob.fd, "rb") as file:
+                return file.read()
+        except OSError as error:
+            log.error("a stored manifest cannot be read: {why}", why=error, digest=str(digest))
+            return None
+
+    def _send(
+        self, request: Request, digest: Digest, media_type: str, body: bytes, status: tuple[bytes, bytes]
+    ) -> None:
+        named = str(digest).encode()
+        headers = [
+            (b"Docker-Content-Digest", named),
+            (b"ETag", b'"' + named + b'"'),
+            (b"Docker-Distribution-Api-Version", b"registry/2.0"),
+            VIA,
+            status,
+        ]
+        self._registry.shared.index.used(digest, self._registry.shared.now())
+        if matches(request.header("if-none-match"), f'"{digest}"'):
+            request.begin(304, headers, None)
+            request.finish()
+        else:
+            request.answer(200, [(b"Content-Type", media_type.encode("latin-1")), *headers], body)
+
+
+def _accept_key(request: Request) -> str:
+    """What decides which manifest a tag stands for: the accepted media types, however they are split into lines."""
+    return ",".join(part.strip() for line in request.lines("accept") for part in line.split(","))
+
+
+def _verified(repository: Repository, target: Target, answer: Answer) -> Digest:
+    """The digest of a manifest's bytes. Raises UpstreamFailed when it is not the one asked for or promised."""
+    if isinstance(target, Digest):
+        expected = target
+    else:
+        named = answer.header(b"docker-content-digest")
+        try:
+            expected = Digest.parse(named.decode("latin-1")) if named is not None else Digest.of(answer.body)
+        except InvalidReference as error:
+            raise UpstreamFailed(f"{repository.registry} sent a manifest with a bad digest: {error}") from error
+    if Digest.of(answer.body, expected.algorithm) != expected:
+        log.error("upstream sent wrong bytes for the manifest {repository}:{target}", repository=str(repository), target=str(target))
+        raise UpstreamFailed(f"{repository.registry} sent a manifest whose bytes do not have the digest {expected}")
+    return expected

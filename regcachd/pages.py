@@ -1,0 +1,75 @@
+"""The daemon's own pages: what this is, the CA to trust, and whether it is well."""
+
+from html import escape
+
+from attrs import frozen
+
+from . import __version__
+from .pki import CA
+from .web import Request
+
+_PAGE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>regcachd</title>
+<meta name="viewport" content="width=device-width">
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}}
+pre{{background:#8882;padding:.8rem;overflow-x:auto}}:root{{color-scheme:light dark}}</style></head><body>
+<h1>regcachd {version}</h1>
+<p>This is a caching proxy for container registries. Nodes pull images through it; each layer is downloaded once
+and served from here afterwards. It caches: {registries}.</p>
+<h2>Use it</h2>
+<p>1. Trust <a href="/ca.crt">its certificate authority</a>. Its SHA-256 fingerprint is<br><code>{fingerprint}</code></p>
+<pre>curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt
+openssl x509 -in /usr/local/share/ca-certificates/regcachd.crt -noout -fingerprint -sha256
+update-ca-certificates</pre>
+<p>2. Point clients at it, and restart docker or containerd after that.</p>
+<pre>HTTPS_PROXY={url}</pre>
+<p>For docker and containerd this belongs into <code>Environment=</code> of a systemd drop-in; podman, skopeo and
+buildah read it from the shell's environment.</p>
+<p><a href="/healthz">Health</a></p>
+</body></html>
+"""
+
+_PLAIN = b"text/plain; charset=utf-8"
+
+
+@frozen
+class Pages:
+    """What is answered to requests that are for this daemon itself."""
+
+    ca: CA
+    registries: tuple[str, ...]
+
+    async def respond(self, request: Request) -> None:
+        """Answer a request that came in plain HTTP."""
+        if request.method == b"CONNECT":
+            _text(request, 400, "CONNECT must be the first request of a connection")
+        elif not request.path.startswith(b"/"):
+            _text(request, 403, "this proxy takes HTTPS requests by CONNECT, and no plain-HTTP requests for other hosts")
+        elif request.method not in (b"GET", b"HEAD"):
+            request.answer(405, [(b"Allow", b"GET, HEAD"), (b"Content-Type", _PLAIN)], b"only GET and HEAD here\n")
+        elif request.path == b"/":
+            self._index(request)
+        elif request.path == b"/ca.crt":
+            kind = (b"Content-Type", b"application/x-pem-file")
+            name = (b"Content-Disposition", b'attachment; filename="regcachd.crt"')
+            request.answer(200, [kind, name], self.ca.root_pem)
+        elif request.path == b"/healthz":
+            _text(request, 200, "ok")
+        else:
+            _text(request, 404, "no such page; / says what this is")
+
+    def _index(self, request: Request) -> None:
+        host = request.header("host") or "HEAD-NODE:3128"
+        page = _PAGE.format(
+            version=__version__,
+            registries=escape(", ".join(self.registries)),
+            fingerprint=escape(self.ca.fingerprint),
+            url=escape(f"http://{host}"),
+        )
+        policy = (b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'")
+        request.answer(200, [(b"Content-Type", b"text/html; charset=utf-8"), policy], page.encode())
+
+
+def _text(request: Request, status: int, text: str) -> None:
+    request.answer(status, [(b"Content-Type", _PLAIN)], text.encode() + b"\n")

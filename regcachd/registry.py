@@ -1,0 +1,123 @@
+"""A registry: its upstream, and the one way in which everything asks whether a client may read what is stored."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from attrs import define, field, frozen
+from twisted.logger import Logger
+
+from .access import Access, decide_access
+from .config import Limits, Registry
+from .evidence import Credential, Proofs
+from .fill import Fills
+from .http1 import Response
+from .index import Index
+from .reference import Digest, Repository
+from .relay import Answer, asking
+from .singleflight import SingleFlight
+from .store import Store
+from .transport import InThread
+from .upstream import REDIRECTS, Upstream
+from .web import Request
+
+log = Logger()
+
+Kind = Literal["blobs", "manifests"]
+
+_ERROR_CODES = {401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}
+_UNKNOWN_CODES: dict[Kind, str] = {"blobs": "BLOB_UNKNOWN", "manifests": "MANIFEST_UNKNOWN"}
+_DESCRIBES_BODY = (b"content-type", b"content-length", b"content-encoding", b"docker-content-digest", b"etag")
+
+
+@frozen
+class Shared:
+    """What all registries of a daemon share. Clocks are in seconds: `now` since the epoch."""
+
+    store: Store
+    index: Index
+    fills: Fills
+    proofs: Proofs
+    limits: Limits
+    in_thread: InThread
+    now: Callable[[], float]
+
+
+@define(eq=False)
+class CachedRegistry:
+    """One configured registry: its upstream, and what is known of its clients' rights."""
+
+    shared: Shared
+    upstream: Upstream
+    _probes: "SingleFlight[tuple[Repository, Digest, Credential], Answer | None]" = field(factory=SingleFlight)
+
+    @property
+    def settings(self) -> Registry:
+        """Its configuration."""
+        return self.upstream.registry
+
+    def repository(self, name: str) -> Repository:
+        """A repository of this registry; `name` has been parsed by routes.py."""
+        return Repository(self.settings.name, name)
+
+    def credential(self, request: Request) -> Credential:
+        """The client's credential, as the proofs know it."""
+        return self.shared.proofs.credential(request.header("authorization"))
+
+    def heard(self, repository: Repository, credential: Credential, status: int) -> None:
+        """Take what upstream's status says about a credential as evidence."""
+        if 200 <= status < 300:
+            self.shared.proofs.accept(repository, credential, self.shared.now())
+        elif status in (401, 403):
+            self.shared.proofs.refuse(repository, credential)
+
+    async def may_read(self, request: Request, kind: Kind, repository: Repository, digest: Digest) -> Answer | None:
+        """The access rule for something stored: None means yes, otherwise this is upstream's no.
+
+        Raises UpstreamFailed when upstream had to be asked and could not be.
+        """
+        credential = self.credential(request)
+        access = decide_access(
+            self.shared.index.linked(repository, digest),
+            self.shared.proofs.proved_at(repository, credential),
+            self.shared.now(),
+            self.settings.access_ttl,
+        )
+        if access is Access.SERVE:
+            return None
+        headers = asking(request)
+        return await self._probes.run(
+            (repository, digest, credential),
+            lambda: self._probe(kind, repository, digest, credential, headers),
+        )
+
+    async def _probe(
+        self,
+        kind: Kind,
+        repository: Repository,
+        digest: Digest,
+        credential: Credential,
+        headers: list[tuple[bytes, bytes]],
+    ) -> Answer | None:
+        method = b"GET" if kind == "blobs" and self.settings.blob_probe == "get" else b"HEAD"
+        response = await self.upstream.request(method, target_of(kind, repository, digest), headers)
+        response.abandon()
+        if 200 <= response.status < 300 or (kind == "blobs" and response.status in REDIRECTS):
+            self.heard(repository, credential, 200)
+            self.shared.index.link(repository, digest)
+            return None
+        self.heard(repository, credential, response.status)
+        return refusal(kind, response)
+
+
+def target_of(kind: Kind, repository: Repository, target: object) -> bytes:
+    """The path of a blob or manifest (OCI distribution spec, "Endpoints")."""
+    return f"/v2/{repository.name}/{kind}/{target}".encode()
+
+
+def refusal(kind: Kind, response: Response) -> Answer:
+    """The no that a HEAD brought, with the body that a GET would have had."""
+    code = _UNKNOWN_CODES[kind] if response.status == 404 else _ERROR_CODES.get(response.status, "UNKNOWN")
+    body = f'{{"errors":[{{"code":"{code}","message":"upstream answered {response.status}","detail":null}}]}}\n'
+    headers = [h for h in response.headers if h[0].lower() not in _DESCRIBES_BODY]
+    headers.append((b"Content-Type", b"application/json"))
+    return Answer(response.status, response.reason, headers, body.encode())

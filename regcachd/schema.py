@@ -1,0 +1,184 @@
+"""What can be configured: one frozen class for each table of the configuration file.
+
+A field made by `key`, `optional` or `required` is a key of the table: its default as it is written in TOML,
+and the reader of its value. So `Limits()` is the limits nobody has changed, and `Config()` is what regcachd
+does with no file at all.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from regcachd.connect import Authority
+from regcachd.known import KNOWN, BlobProbe, blob_probe
+from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_size
+from regcachd.values import (
+    Network,
+    authority,
+    count,
+    flag,
+    host_pattern,
+    key,
+    list_of,
+    listener,
+    network,
+    one_of,
+    optional,
+    required,
+    set_of,
+    text,
+    upstream,
+    upstream_authority,
+    within,
+)
+
+_NETWORKS = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"]
+
+
+@frozen
+class StoreConfig:
+    """Where blobs are kept, and how large the store may grow."""
+
+    path: str = key("/var/cache/regcachd", text)
+    max_size: Size = key("80%", parse_size)  # noqa: RUF009 - a field, not a shared default
+
+
+@frozen
+class CAFiles:
+    """The operator's own CA, both files in PEM."""
+
+    certificate: str = required(text)
+    key: str = required(text)
+
+
+@frozen
+class Tunnel:
+    """Where a CONNECT that is not for a registry may go.
+
+    `hosts` are names, or `*.` and the name that all hosts meant are below.
+    """
+
+    policy: str = key("allow", one_of("allow", "deny", "list"))
+    hosts: tuple[str, ...] = key([], list_of(host_pattern))
+    ports: frozenset[int] = key([443], set_of(within(count, 1, 65535)))
+
+
+@frozen
+class Limits:
+    """Bounds on what clients and upstreams can make the daemon hold; sizes in bytes, times in seconds.
+
+    `fill_abandon` is the fraction (0 to 1) of a layer below which a fill without readers is given up.
+    """
+
+    head_size: int = key("16KiB", within(parse_bytes, "1KiB", "1MiB"))
+    head_timeout: float = key("30s", within(parse_duration, "100ms", "1h"))
+    idle_timeout: float = key("5m", within(parse_duration, "100ms", "1d"))
+    send_timeout: float = key("10m", within(parse_duration, "100ms", "1d"))
+    connect_timeout: float = key("30s", within(parse_duration, "100ms", "10m"))
+    tunnel_idle: float = key("1h", within(parse_duration, "100ms", "7d"))
+    manifest_size: int = key("4MiB", within(parse_bytes, "1KiB", "64MiB"))
+    connections: int = key(10000, within(count, 1, 1000000))
+    stop_timeout: float = key("10s", within(parse_duration, "0s", "1h"))
+    fill_abandon: float = key("0%", parse_fraction)
+
+
+@frozen
+class RegistryDefaults:
+    """The keys of [defaults]: what holds for every registry that does not say otherwise."""
+
+    ca: str | None = optional(text)
+    timeout: float = key("60s", within(parse_duration, "100ms", "1h"))
+    access_ttl: float = key("5m", within(parse_duration, "0s", "1d"))
+
+
+@frozen
+class RegistryKeys(RegistryDefaults):
+    """The keys of a registry. Those that are not also in [defaults] mean something for one registry only."""
+
+    upstream: str | None = optional(upstream)
+    hosts: tuple[Authority, ...] = key([], list_of(authority))
+    insecure: bool = key(False, flag)
+
+
+@frozen
+class Registry:
+    """A registry that clients can have through the cache.
+
+    `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `ca` is a
+    file with further trusted certificates; `insecure` turns the check of upstream's certificate off. Times
+    are in seconds; `blob_probe` is explained in regcachd.known.
+    """
+
+    name: str
+    upstream: str
+    authorities: frozenset[Authority]
+    ca: str | None
+    insecure: bool
+    timeout: float
+    access_ttl: float
+    blob_probe: BlobProbe
+
+
+def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefaults) -> Registry:
+    """The registry of this name with the keys given for it, the defaults, and what is known of it."""
+    known = KNOWN.get(name)
+    keys = RegistryKeys(**{**attrs.asdict(defaults, recurse=False), **given})
+    url = keys.upstream or (known.upstream if known else upstream(f"https://{name}"))
+    hosts = (name, *known.hosts) if known else (name,)
+    return Registry(
+        name=name,
+        upstream=url,
+        authorities=frozenset((*map(authority, hosts), upstream_authority(url), *keys.hosts)),
+        ca=keys.ca,
+        insecure=keys.insecure,
+        timeout=keys.timeout,
+        access_ttl=keys.access_ttl,
+        blob_probe=blob_probe(url),
+    )
+
+
+def _read_only(registries: Mapping[str, Registry]) -> Mapping[str, Registry]:
+    return MappingProxyType(dict(registries))
+
+
+@frozen
+class Config:
+    """All of it. `authorities` says which registry a CONNECT is for, by name."""
+
+    listen: tuple[str, ...] = key(["dual:3128"], list_of(listener, empty=False))
+    state: str = key("/var/lib/regcachd", text)
+    clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
+    store: StoreConfig = StoreConfig()
+    ca: CAFiles | None = None
+    tunnel: Tunnel = Tunnel()
+    limits: Limits = Limits()
+    defaults: RegistryDefaults = RegistryDefaults()
+    registries: Mapping[str, Registry] = field(converter=_read_only)
+    authorities: Mapping[Authority, str] = field(init=False)
+
+    @registries.default
+    def _known_registries(self) -> Mapping[str, Registry]:
+        return {name: make_registry(name, {}, self.defaults) for name in KNOWN}
+
+    @authorities.default
+    def _authorities(self) -> Mapping[Authority, str]:
+        return MappingProxyType({a: r.name for r in self.registries.values() for a in r.authorities})
+
+
+REGISTRY_TABLE = 'registries."NAME"'
+
+SCHEMA: Mapping[str, type] = MappingProxyType(
+    {
+        "": Config,
+        "store": StoreConfig,
+        "ca": CAFiles,
+        "tunnel": Tunnel,
+        "limits": Limits,
+        "defaults": RegistryDefaults,
+        REGISTRY_TABLE: RegistryKeys,
+    }
+)
+"""Every table with the class that holds its keys; "" is what comes before the first table."""

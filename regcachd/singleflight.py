@@ -1,0 +1,46 @@
+"""Single flight: many ask for one thing at once, it is done once, and everybody gets the outcome.
+
+The work is detached from those who wait: it goes on when its first asker leaves. Every waiter has a
+Deferred of its own (two coroutines must never await one), so one that is cancelled disturbs nobody.
+"""
+
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+class SingleFlight(Generic[K, T]):
+    """Flights under way, by key."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[K, list[Deferred[T]]] = {}
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._waiting
+
+    def run(self, key: K, work: Callable[[], Coroutine[Any, Any, T]]) -> "Deferred[T]":
+        """Join the flight of `key`, starting it with `work()` when there is none.
+
+        The Deferred fires with what the work returns or raises, the same for all who joined before it ended.
+        """
+        waiter: Deferred[T] = Deferred(lambda gone: self._leave(key, gone))
+        if key in self._waiting:
+            self._waiting[key].append(waiter)
+        else:
+            self._waiting[key] = [waiter]
+            Deferred.fromCoroutine(work()).addBoth(self._landed, key)
+        return waiter
+
+    def _landed(self, outcome: "T | Failure", key: K) -> None:
+        for waiter in self._waiting.pop(key):
+            waiter.callback(outcome)  # type: ignore[arg-type]  # a Failure makes it an errback
+
+    def _leave(self, key: K, gone: "Deferred[T]") -> None:
+        waiting = self._waiting.get(key, [])
+        if gone in waiting:
+            waiting.remove(gone)

@@ -1,0 +1,112 @@
+"""The store: blobs as files under their digests.
+
+    blobs/sha256/ab/<hex>      complete and verified; read-only; never modified, only unlinked
+    partial/sha256/<hex>       a fill in progress (see partial.py)
+    index.sqlite3              what the files cannot say (see index.py)
+
+The files are the truth for content. A blob appears under blobs/ only by a rename of a file that has been
+verified and synced, and it is known to be there only when the rename has been synced too, so after a crash
+or a loss of power a name under blobs/ means the whole, right content.
+"""
+
+import os
+from pathlib import Path
+
+from attrs import define, frozen
+
+from .errors import RegcachdError
+from .partial import Partial
+from .reference import Digest
+
+
+class StoreUnusable(RegcachdError):
+    """The store's directory cannot be made, read or written."""
+
+
+@define
+class OpenBlob:
+    """A stored blob, open for reading. Its bytes stay readable when it is evicted meanwhile."""
+
+    fd: int
+    size: int
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@frozen
+class Store:
+    """A directory of blobs. Its methods may wait for the disk: `open` is called in the reactor's thread because
+    looking up a name is served from the kernel's cache; everything else belongs into a disk thread."""
+
+    path: Path
+
+    def prepare(self) -> None:
+        """Make the directories. Raises StoreUnusable."""
+        try:
+            for algorithm in ("sha256", "sha512"):
+                for part in ("blobs", "partial"):
+                    (self.path / part / algorithm).mkdir(parents=True, exist_ok=True, mode=0o750)
+            if not os.access(self.path / "partial", os.W_OK | os.X_OK):
+                raise PermissionError(f"no permission to write to {self.path}")
+        except OSError as error:
+            raise StoreUnusable(
+                f"the store {self.path} cannot be used: {error.strerror or error}; "
+                "make the directory writable for this user, or name another with --store or [store] path"
+            ) from error
+
+    @property
+    def index_path(self) -> Path:
+        """The SQLite file."""
+        return self.path / "index.sqlite3"
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Where a blob lies when it is stored."""
+        return self.path / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+
+    def partial_path(self, digest: Digest) -> Path:
+        """Where a blob grows while it is being filled."""
+        return self.path / "partial" / digest.algorithm / digest.hex
+
+    def open(self, digest: Digest) -> OpenBlob | None:
+        """Open a stored blob, or None when it is not there. Raises OSError when the disk fails."""
+        try:
+            fd = os.open(self.blob_path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        return OpenBlob(fd, os.fstat(fd).st_size)
+
+    def start(self, digest: Digest, total: int | None) -> Partial:
+        """Begin a blob anew. Raises OSError."""
+        return Partial.create(self.partial_path(digest), digest, total)
+
+    def commit(self, partial: Partial) -> None:
+        """Make a verified partial a blob, durably. Raises OSError; then the blob is not stored."""
+        partial.sync()
+        target = self.blob_path(partial.digest)
+        if not target.parent.is_dir():
+            target.parent.mkdir(mode=0o750, exist_ok=True)
+            _sync_directory(target.parent.parent)
+        os.rename(partial.path, target)
+        _sync_directory(target.parent)
+        partial.forget_state()
+
+    def put(self, digest: Digest, data: bytes) -> None:
+        """Store a small blob, a manifest, whose digest the caller has verified. Raises OSError."""
+        partial = self.start(digest, len(data))
+        try:
+            partial.append([data])
+            self.commit(partial)
+        finally:
+            partial.close()
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

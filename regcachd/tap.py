@@ -1,0 +1,121 @@
+"""The options of `twistd regcache`, and the configuration that they and the files make."""
+
+from pathlib import Path
+
+from twisted.python import usage
+
+from regcachd import __version__
+from regcachd.config import Config, ConfigError, parse_config, with_overrides
+
+INSTALLED = Path("/etc/regcachd/regcachd.toml")
+"""What is read without --config, if it is there."""
+
+_EXAMPLES = f"""
+The configuration is FILE, then every conf.d/*.toml beside it in the order of
+their names; each adds to those before it, and of two values of one key the
+later wins. Without --config that is {INSTALLED} if it
+exists; if not, defaults hold that suit a first try. Options win over files.
+
+Where the program comes from decides its name: twistd from PyPI, twistd3 from
+Debian's package python3-twisted. Its own options, such as -n (stay in the
+foreground), --pidfile and --logfile, come before the word regcache.
+
+Examples:
+  twistd -n regcache
+        port 3128, the well-known registries, the installed paths
+  twistd -n regcache --state ./var/state --store ./var/cache --max-size 50GiB
+        as an ordinary user, everything kept under ./var
+  twistd -n regcache --listen tcp:3128:interface=10.0.0.1
+        for the cluster's network only
+  twistd -n regcache --registry registry.site.example:5443
+  twistd -n regcache --registry lab=http://10.0.0.7:5000
+        one more registry, and one whose name is not its address
+  twistd3 regcache --config /etc/regcachd/regcachd.toml
+        on Debian, in the background
+
+Then set HTTPS_PROXY=http://HEAD:3128 for the client, and let it trust
+http://HEAD:3128/ca.crt.
+"""
+
+
+class Options(usage.Options):
+    """`twistd regcache OPTIONS`; `configuration` makes them a Config."""
+
+    synopsis = "[options]"
+    optParameters = [  # noqa: N815 - Twisted's name
+        ["config", "c", None, f"Read this file, and conf.d/*.toml beside it [default: {INSTALLED}]"],
+        ["store", None, None, "Keep blobs in this directory [default: /var/cache/regcachd]"],
+        [
+            "max-size",
+            None,
+            None,
+            'Let the store grow to this size: "500GiB", "80%" of its disk [default: 80%]',
+        ],
+        ["state", None, None, "Keep the CA and small state in this directory [default: /var/lib/regcachd]"],
+    ]
+
+    def opt_listen(self, where: str) -> None:
+        """Listen here: dual:PORT for IPv6 and IPv4, or a Twisted endpoint such as
+        tcp:3128:interface=10.0.0.1; may be repeated [default: dual:3128]"""
+        self.setdefault("listen", []).append(where)
+
+    def opt_registry(self, name: str) -> None:
+        """Cache this registry too: NAME, or NAME=URL where its address is another; may be repeated"""
+        self.setdefault("registry", []).append(name)
+
+    def opt_version(self) -> None:
+        """Display regcachd's version and exit."""
+        print(f"regcachd {__version__}")
+        raise SystemExit(0)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The options, then examples; usage.Options would reflow these if they were its longdesc."""
+        return super().getUsage(width) + _EXAMPLES
+
+
+def configuration(options: Options, installed: Path = INSTALLED) -> Config:
+    """The configuration that files and options make; usage.UsageError, one line long, if they make none."""
+    given = options["config"]
+    try:
+        return with_overrides(
+            parse_config(_documents(installed if given is None else Path(given), needed=given is not None)),
+            listen=options.get("listen"),
+            store=options["store"],
+            max_size=options["max-size"],
+            state=options["state"],
+            registries=options.get("registry", ()),
+        )
+    except ConfigError as error:
+        raise usage.UsageError(str(error)) from None
+
+
+def _documents(main: Path, *, needed: bool) -> list[tuple[str, str]]:
+    """The texts of `main` and of conf.d beside it; none if there is no `main` and none is needed."""
+    try:
+        text = _read(main)
+    except FileNotFoundError:
+        if not needed:
+            return []
+        raise ConfigError(str(main), "not readable", "no such file; give --config another") from None
+    try:
+        beside = sorted(path for path in (main.parent / "conf.d").iterdir() if _is_toml(path))
+    except (FileNotFoundError, NotADirectoryError):
+        beside = []
+    except OSError as error:  # Path.glob would find nothing, and so ignore what the directory says
+        raise ConfigError(str(main.parent / "conf.d"), "not readable", str(error.strerror)) from None
+    return [(str(main), text), *((str(path), _read(path)) for path in beside)]
+
+
+def _is_toml(path: Path) -> bool:
+    return path.suffix == ".toml" and not path.name.startswith(".")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(str(path), "not readable", str(error.strerror)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), "not TOML", f"byte {error.start} is not UTF-8") from None

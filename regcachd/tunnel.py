@@ -1,0 +1,78 @@
+"""Tunnels: for hosts that are not registries, bytes go through as they are.
+
+The client's connection is paused until the other side answers, so what it sends early waits in the kernel. After
+that each side is the other's producer: whoever is slow slows the other down. A half-close is passed on.
+"""
+
+from typing import Any
+
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from .connect import Authority
+from .errors import RegcachdError
+from .guard import Forbidden, GuardedReactor, Rule
+
+
+class TunnelFailed(RegcachdError):
+    """The host could not be reached."""
+
+
+@implementer(IHalfCloseableProtocol)
+class Splice(Protocol):
+    """One end of a tunnel."""
+
+    transport: Any
+    other: "Splice"
+
+    def join(self, other: "Splice") -> None:
+        """Become the two ends of one tunnel. Both are connected."""
+        for end, far in ((self, other), (other, self)):
+            end.other = far
+            end.transport.registerProducer(far.transport, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.other.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        self.other.transport.loseWriteConnection()
+
+    def writeConnectionLost(self) -> None:
+        """The other end has said its last; this one may still be speaking."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.transport.unregisterProducer()
+        self.other.transport.unregisterProducer()
+        self.other.transport.loseConnection()
+
+
+async def open_tunnel(reactor: Any, authority: Authority, timeout: float, rule: Rule) -> Splice:
+    """Connect to a host that `rule` allows. Raises guard.Forbidden or TunnelFailed."""
+    reason = rule(authority.host)
+    if reason is not None:
+        raise Forbidden(reason)
+    guarded = GuardedReactor(reactor, rule)
+    endpoint = HostnameEndpoint(guarded, authority.host, authority.port, timeout=timeout)
+    try:
+        far = await endpoint.connect(Factory.forProtocol(_Waiting))
+    except (ConnectError, DNSLookupError) as error:
+        if guarded.reasons:
+            raise Forbidden(guarded.reasons[0]) from error
+        raise TunnelFailed(f"{authority} cannot be reached: {error}") from error
+    assert isinstance(far, Splice)
+    return far
+
+
+class _Waiting(Splice):
+    """The far end, quiet until it is joined."""
+
+    def connectionMade(self) -> None:
+        self.transport.pauseProducing()
+
+    def join(self, other: Splice) -> None:
+        super().join(other)
+        self.transport.resumeProducing()

@@ -1,0 +1,237 @@
+"""Upstream: requests to the real registries, over a pool of persistent, verified connections.
+
+One `Upstream` serves one configured registry. It knows where the registry is, whom to trust for it and how
+to follow its redirects to the storage that really has the bytes. What it never does is decide: callers
+see every status, and nothing is repeated except on a kept-alive connection that had already died.
+"""
+
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from attrs import frozen
+from OpenSSL import SSL
+from service_identity import CertificateError, VerificationError
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.protocol import Factory
+
+from .config import Limits, Registry
+from .guard import GuardedReactor, anywhere, never_ours
+from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
+from .transport import HandshakeFailed
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MOST_REDIRECTS = 5
+KEEP_IDLE = 55.0
+"""Seconds an unused connection is kept: under the 60 s at which most servers close theirs."""
+MOST_IDLE = 32
+"""Unused connections kept for one host."""
+
+_VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
+    9: "it is not valid yet (is this machine's clock right?)",
+    10: "it has expired",
+    18: "it is self-signed; name it as `ca` of this registry if it is to be trusted",
+    19: "its root is not trusted; name the root's file as `ca` of this registry",
+    20: "its issuer is not trusted; name the issuer's file as `ca` of this registry",
+    21: "its issuer is not trusted; name the issuer's file as `ca` of this registry",
+}
+
+
+@frozen
+class Netloc:
+    """Where a connection leads: equal ones may share connections."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def parse_url(url: str) -> tuple[Netloc, bytes]:
+    """An http(s) URL as netloc and request target; the target is verbatim, because signed URLs are.
+
+    Raises UpstreamFailed for anything else: the URLs come from registries' Location headers.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+    except (ValueError, KeyError) as error:
+        raise UpstreamFailed(f"upstream redirects to an address that is not http or https: {url[:200]!r}") from error
+    if not host:
+        raise UpstreamFailed(f"upstream redirects to an address without a host: {url[:200]!r}")
+    start = url.index("//") + 2 + len(parts.netloc)
+    target = url[start:].split("#", 1)[0]
+    if not target.startswith("/"):
+        target = "/" + target
+    return Netloc(parts.scheme, host, port), target.encode("ascii", "ignore")
+
+
+class Upstream:
+    """Requests to one registry and to the storage it redirects to."""
+
+    def __init__(self, reactor: Any, registry: Registry, limits: Limits) -> None:
+        self._reactor = reactor
+        self.registry = registry
+        self._limits = limits
+        self._home, _ = parse_url(registry.upstream)
+        self._idle: dict[Netloc, list[Http1Connection]] = {}
+        self._connections: set[Http1Connection] = set()
+        self._expiry: dict[Http1Connection, Any] = {}
+        self._verified = self._trust(SSL.VERIFY_PEER)
+        self._unverified = self._trust(SSL.VERIFY_NONE) if registry.insecure else None
+        self._verify_error = 0
+
+    def _trust(self, mode: int) -> SSL.Context:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_min_proto_version(SSL.TLS1_2_VERSION)
+        context.set_default_verify_paths()
+        if self.registry.ca is not None:
+            context.load_verify_locations(self.registry.ca)
+        context.set_verify(mode, self._judge)
+        context.set_alpn_protos([b"http/1.1"])
+        return context
+
+    def _judge(self, connection: SSL.Connection, certificate: Any, error: int, depth: int, ok: int) -> bool:
+        if not ok:
+            self._verify_error = error  # read by _handshake, in the same turn of the reactor
+        return bool(ok)
+
+    # -- requests
+
+    async def request(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: RawHeaders,
+        *,
+        body: bytes = b"",
+        follow: bool = False,
+    ) -> Response:
+        """Ask the registry; `target` is the path with query, `headers` without Host.
+
+        With `follow`, redirects of GET and HEAD are followed; Authorization stays behind when the host
+        changes (RFC 9110 section 15.4). The answer's body must be delivered or abandoned. Raises UpstreamFailed.
+        """
+        url = self.registry.upstream + target.decode("latin-1")
+        for _ in range(MOST_REDIRECTS + 1):
+            netloc, path = parse_url(url)
+            sent = [h for h in headers if netloc.host == self._home.host or h[0].lower() not in _CREDENTIALS]
+            response = await self._exchange(netloc, method, path, sent, body)
+            location = response.header(b"location") if follow and response.status in REDIRECTS else None
+            if location is None:
+                return response
+            response.abandon()
+            url = _resolve(url, location.decode("latin-1"))
+        raise UpstreamFailed(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
+
+    async def _exchange(
+        self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes
+    ) -> Response:
+        default_port = {"http": 80, "https": 443}[netloc.scheme]
+        host = f"[{netloc.host}]" if ":" in netloc.host else netloc.host
+        authority = host if netloc.port == default_port else f"{host}:{netloc.port}"
+        headers = [(b"Host", authority.encode()), *headers]
+        if body:
+            headers.append((b"Content-Length", b"%d" % len(body)))
+        while True:
+            kept = self._take(netloc)
+            connection = kept or await self._connect(netloc)
+            try:
+                return await connection.request(method, target, headers, body, self.registry.timeout)
+            except UpstreamFailed as error:
+                if not (kept and error.unused and method in (b"GET", b"HEAD")):
+                    raise
+
+    # -- connections
+
+    def _take(self, netloc: Netloc) -> Http1Connection | None:
+        idle = self._idle.get(netloc)
+        if not idle:
+            return None
+        connection = idle.pop()
+        self._expiry.pop(connection).cancel()
+        return connection
+
+    def _put(self, netloc: Netloc, connection: Http1Connection) -> None:
+        idle = self._idle.setdefault(netloc, [])
+        if len(idle) >= MOST_IDLE:
+            connection.abandon()
+            return
+        idle.append(connection)
+        self._expiry[connection] = self._reactor.callLater(KEEP_IDLE, connection.abandon)
+
+    def _gone(self, netloc: Netloc, connection: Http1Connection) -> None:
+        self._connections.discard(connection)
+        if connection in self._expiry:
+            expiry = self._expiry.pop(connection)
+            if expiry.active():
+                expiry.cancel()
+            self._idle[netloc].remove(connection)
+            if not self._idle[netloc]:
+                del self._idle[netloc]
+
+    async def _connect(self, netloc: Netloc) -> Http1Connection:
+        name = self.registry.name if netloc == self._home else f"{netloc} (where {self.registry.name} redirects to)"
+        rule = anywhere if netloc.host == self._home.host else never_ours
+        guarded = GuardedReactor(self._reactor, rule)
+        connection = Http1Connection(
+            self._reactor, name, lambda c: self._put(netloc, c), lambda c: self._gone(netloc, c)
+        )
+        endpoint = HostnameEndpoint(guarded, netloc.host, netloc.port, timeout=self._limits.connect_timeout)
+        try:
+            await endpoint.connect(Factory.forProtocol(lambda: connection))
+        except (ConnectError, DNSLookupError) as error:
+            if guarded.reasons:
+                raise UpstreamFailed(f"{name} is refused: {guarded.reasons[0]}") from error
+            raise UpstreamFailed(f"{name} cannot be reached: {error}") from error
+        self._connections.add(connection)
+        if netloc.scheme == "https":
+            await self._handshake(netloc, name, connection)
+        return connection
+
+    async def _handshake(self, netloc: Netloc, name: str, connection: Http1Connection) -> None:
+        insecure = self._unverified is not None and netloc.host == self._home.host
+        context = self._unverified if insecure else self._verified
+        transport: Any = connection.transport
+        watch = self._reactor.callLater(self._limits.connect_timeout, transport.abortConnection)
+        try:
+            await transport.start_tls(context, netloc.host)
+            if not insecure:
+                verify = verify_ip_address if _is_address(netloc.host) else verify_hostname
+                verify(transport.tls, netloc.host)
+        except HandshakeFailed as error:
+            code, self._verify_error = self._verify_error, 0
+            if code:
+                why = _VERIFY_ERRORS.get(code, f"OpenSSL says so (X509 error {code})")
+                raise UpstreamFailed(f"the certificate of {name} is refused: {why}") from error
+            raise UpstreamFailed(f"no TLS with {name}: {error}") from error
+        except (VerificationError, CertificateError) as error:
+            transport.abortConnection()
+            raise UpstreamFailed(f"the certificate of {name} is refused: it is not for {netloc.host}") from error
+        except ConnectionClosed as error:
+            raise UpstreamFailed(f"no TLS with {name}: {error}") from error
+        finally:
+            if watch.active():
+                watch.cancel()
+
+    def close(self) -> None:
+        """Close every connection; requests under way fail with UpstreamFailed."""
+        for connection in list(self._connections):
+            connection.abandon()
+
+
+_CREDENTIALS = frozenset({b"authorization", b"cookie"})
+
+
+def _is_address(host: str) -> bool:
+    return bool(isIPAddress(host) or isIPv6Address(host))
+
+
+def _resolve(base: str, location: str) -> str:
+    """A Location against the URL it answered; absolute ones verbatim, because signatures cover every byte."""
+    return location if location.startswith(("https://", "http://")) else urljoin(base, location)

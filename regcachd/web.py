@@ -1,0 +1,236 @@
+"""HTTP towards clients: twisted.web's channel and request, fitted to the direct transport.
+
+A `Request` is one exchange. What answers it is an async function given to the `WebFactory`; whatever that
+raises becomes an answer here, so that no exception of one request harms another.
+"""
+
+import json
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.http_headers import Headers
+from zope.interface import implementer
+
+from .http1 import UpstreamFailed
+from .transport import FileUnreadable
+
+if TYPE_CHECKING:
+    from .config import Registry
+
+log = Logger()
+
+MOST_BODY = 1024 * 1024
+"""Bytes of a request body: token requests are the largest that pass."""
+
+
+class Request(http.Request):
+    """One request of a client."""
+
+    channel: "Channel"
+    too_large = False
+    _gone_calls: "list[Callable[[], None]]"
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self.content.tell() + len(data) > MOST_BODY:
+            self.too_large = True
+        else:
+            self.content.write(data)
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(0 if length is None or length > MOST_BODY else length)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Twisted's own, without the parsing of forms, which may be enormous and are never ours to read."""
+        self.content.seek(0)
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path, _, self.query = path.partition(b"?")
+        self.process()
+
+    def process(self) -> None:
+        self._gone_calls = []
+        Deferred.fromCoroutine(self.channel.factory.respond(self)).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        if self._disconnected:
+            return
+        if failure.check(UpstreamFailed):
+            log.info("upstream failed: {why}", why=failure.getErrorMessage(), path=self.path)
+            status, message = failure.value.status, failure.getErrorMessage()
+        elif failure.check(ConnectionClosed):
+            return
+        elif failure.check(FileUnreadable):
+            log.error("response cut short: {why}", why=failure.getErrorMessage(), path=self.path)
+            status, message = 500, failure.getErrorMessage()
+        else:
+            log.failure("a request failed: {method} {path}", failure, method=self.method, path=self.path)
+            status, message = 500, "regcachd failed at this request; its log says why"
+        if self.startedWriting:
+            self.cut()
+        else:
+            self.answer_error(status, "UNKNOWN", message)
+
+    @property
+    def gone(self) -> bool:
+        """Has the client left?"""
+        return bool(self._disconnected)
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """Call `call` should the client leave before the response is finished."""
+        if self.gone:
+            call()
+        else:
+            self._gone_calls.append(call)
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        for call in self._gone_calls:
+            call()
+
+    # -- what came
+
+    def header(self, name: str) -> str | None:
+        """All values of a header in one line (RFC 9110 section 5.3), or None."""
+        values = self.requestHeaders.getRawHeaders(name)
+        return None if values is None else ", ".join(values)
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of a header, as they came."""
+        return list(self.requestHeaders.getRawHeaders(name, []))
+
+    # -- what goes
+
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> None:
+        """Send the head. With `length` None the body is chunked, or ends with the connection for HTTP/1.0."""
+        self.setResponseCode(status)
+        add = self.responseHeaders.addRawHeader
+        for name, value in headers:
+            add(name, value)
+        if not self.responseHeaders.hasHeader(b"Date"):
+            add(b"Date", http.datetimeToString())
+        if length is not None:
+            self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % length])
+        self.write(b"")
+
+    def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
+        """Send a whole response; its body is left out for HEAD."""
+        if self.gone:
+            return
+        self.begin(status, headers, len(body))
+        if body and self.method != b"HEAD":
+            self.write(body)
+        self.finish()
+
+    def answer_error(self, status: int, code: str, message: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Send an error as the OCI distribution spec says ("Error codes")."""
+        body = json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode()
+        self.answer(status, [(b"Content-Type", b"application/json"), *headers], body + b"\n")
+
+    async def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Send a part of a file as (the next part of) the body. Raises FileUnreadable or why the client left."""
+        transport: Any = self.channel.transport
+        if self.chunked:
+            self.channel.write(b"%x\r\n" % count)
+        await transport.send_file(fd, offset, count)
+        if self.chunked:
+            self.channel.write(b"\r\n")
+
+    def cut(self) -> None:
+        """Close the connection before the last byte: the client must not take what it has for the whole."""
+        if not self.gone:
+            self.channel.transport.abortConnection()
+
+
+@implementer(IHalfCloseableProtocol)
+class Channel(http.HTTPChannel):
+    """One client connection speaking HTTP. `registry` is what an intercepted connection is for."""
+
+    requestFactory = Request
+    factory: "WebFactory"
+    transport: Any
+    registry: "Registry | None" = None
+    head_since: float | None = None
+    """When the head that is being read began (reactor seconds)."""
+    quiet_since = 0.0
+    """Since when the connection is idle, while no request is under way."""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.quiet_since = self.factory.clock.seconds()
+
+    @property
+    def busy(self) -> bool:
+        """Is a response under way?"""
+        return bool(self._handlingRequest)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.head_since is None and not self._handlingRequest:
+            self.head_since = self.factory.clock.seconds()
+        super().dataReceived(data)
+
+    def allContentReceived(self) -> None:
+        self.head_since = None
+        super().allContentReceived()
+
+    def requestDone(self, request: Request) -> None:
+        self.quiet_since = self.factory.clock.seconds()
+        super().requestDone(request)
+
+    def lineLengthExceeded(self, line: bytes) -> Any:
+        self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n")
+        self.loseConnection()
+
+    def readConnectionLost(self) -> None:
+        """The client will send nothing more, but may be reading (RFC 9293 section 3.6): finish what is under way."""
+        if not self._handlingRequest:
+            self.transport.loseConnection()
+        self.persistent = False
+
+    def writeConnectionLost(self) -> None:
+        self.transport.loseConnection()
+
+
+Respond = Callable[[Request], Coroutine[Any, Any, None]]
+
+
+class WebFactory(http.HTTPFactory):
+    """Makes channels whose requests are answered by `respond`.
+
+    Idle times are watched by the front door for all connections together, so Twisted's timer per connection is off.
+    """
+
+    protocol = Channel
+
+    def __init__(self, clock: Any, respond: Respond, head_size: int) -> None:
+        super().__init__(timeout=None, reactor=clock)
+        self.clock = clock
+        self.respond = respond
+        self._head_size = head_size
+
+    def buildProtocol(self, addr: Any) -> Channel:
+        channel = Channel()
+        channel.factory = self
+        channel.callLater = self.clock.callLater  # type: ignore[method-assign]
+        channel.timeOut = None
+        channel.totalHeadersSize = channel.MAX_LENGTH = self._head_size
+        return channel
+
+    def startFactory(self) -> None:
+        """No access log file here."""
+
+    def stopFactory(self) -> None:
+        """Nothing was started."""
+
+    def log(self, request: Any) -> None:
+        """No access log line here."""
+
+
+def raw_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Every header line of a request, in order of names."""
+    return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
+

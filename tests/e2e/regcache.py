@@ -1,0 +1,120 @@
+"""The daemon under test: `twistd regcache` of the virtual environment that runs the tests."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import sys
+from pathlib import Path
+
+from attrs import frozen
+
+from tests.e2e.programs import ProgramError, Server, environment, free_port
+
+REGISTRY = "registry.test:5443"
+"""
+The registry's name as clients say it. It exists nowhere: clients only ever CONNECT to it, and the daemon
+is told where it really is. (It is not localhost, because clients written in Go use no proxy for
+localhost.)
+"""
+
+# twistd, when told by SIGTERM, stops everything and then ends itself by that same signal.
+CLEAN_ENDS = (0, -signal.SIGTERM)
+
+
+@frozen
+class Daemon:
+    """
+    A running daemon. Its store and state live in `directory` and serve the next one that is started
+    there.
+    """
+
+    server: Server
+    port: int
+    directory: Path
+
+    @classmethod
+    def start(cls, directory: Path, upstream: str, authority: Path) -> Daemon:
+        """
+        Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
+        `authority`.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        configuration = directory / "regcachd.toml"
+        configuration.write_text(
+            f"listen = [{json.dumps(f'tcp:{port}:interface=127.0.0.1')}]\n"
+            f"state = {json.dumps(str(directory / 'state'))}\n"
+            "[store]\n"
+            f"path = {json.dumps(str(directory / 'store'))}\n"
+            f"[registries.{json.dumps(REGISTRY)}]\n"
+            f"upstream = {json.dumps(upstream)}\n"
+            f"ca = {json.dumps(str(authority))}\n"
+        )
+        server = Server.start(
+            "twistd regcache",
+            [*_twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
+            environment(directory / "home", PYTHONUNBUFFERED="1", PYTHONNOUSERSITE="1"),
+            directory / "regcachd.log",
+        )
+        daemon = cls(server, port, directory)
+        server.wait_until_ready(lambda: daemon._answers("/healthz"))
+        daemon.authority.parent.mkdir(exist_ok=True)
+        daemon.authority.write_bytes(daemon.page("/ca.crt")[1])
+        return daemon
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def authority(self) -> Path:
+        """
+        The daemon's root certificate as clients got it, alone in its directory so that it serves as
+        --cert-dir.
+        """
+        return self.directory / "trust" / "ca.crt"
+
+    def page(self, path: str) -> tuple[http.client.HTTPResponse, bytes]:
+        """One of the daemon's own pages: the response and its body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response, response.read()
+        finally:
+            connection.close()
+
+    def stop(self, patience: float = 15.0) -> None:
+        """
+        SIGTERM; ProgramError unless it ends cleanly within `patience` seconds and left no traceback in
+        its log.
+        """
+        status = self.server.stop(patience)
+        log = self.server.output()
+        if status not in CLEAN_ENDS:
+            raise ProgramError(f"the daemon ended with status {status}:\n{log}")
+        if "Traceback" in log:
+            raise ProgramError(f"the daemon's log has a traceback:\n{log}")
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return self.page(path)[0].status == 200
+        except ConnectionRefusedError:
+            return False
+
+
+def _twistd() -> list[str | Path]:
+    """
+    twistd as this interpreter has it; over Debian's packages the environment holds no script of that
+    name.
+    """
+    script = Path(sys.executable).with_name("twistd")
+    if script.exists():
+        return [script]
+    return [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()",
+    ]
