@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from platform import node
 from typing import Any
 
 from twisted.application.service import Service
@@ -15,6 +16,7 @@ from twisted.internet.tcp import Port as TCPPort
 from twisted.internet.unix import Port as UnixPort
 from twisted.logger import Logger
 
+from . import __version__
 from .blobs import Openings
 from .config import Config
 from .disk import DiskThreads
@@ -43,6 +45,12 @@ READERS = 8
 """Threads that read cold blobs: as many requests as a disk sorts well."""
 WRITERS = 4
 """Threads that hash and write fills: enough to keep two cores hashing while others wait for the disk."""
+
+
+_TRUST = (
+    "curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt && update-ca-certificates"
+)
+_DROP_IN = "Environment=HTTPS_PROXY={url} under [Service] with `systemctl edit docker`, then restart it"
 
 
 class CannotListen(RegcachdError):
@@ -165,13 +173,20 @@ class RegcacheService(Service):
         self._greet()
 
     def _greet(self) -> None:
-        where = ", ".join(_address(port) for port in self.ports)
-        log.info("regcachd listens on {where} and caches {names}", where=where, names=", ".join(sorted(self.config.registries)))
-        log.info(
-            "clients must trust the CA {path}, SHA-256 fingerprint {fingerprint}",
-            path=str(self.ca.root_path),
-            fingerprint=self.ca.fingerprint,
-        )
+        """Say what to do next."""
+        names = ", ".join(sorted(self.config.registries))
+        log.info("regcachd {version} listens on {where} and caches {names}", version=__version__, where=self._where(), names=names)
+        log.info("its certificate authority is {path}", path=str(self.ca.root_path))
+        log.info("with the SHA-256 fingerprint {fingerprint}", fingerprint=self.ca.fingerprint)
+        tcp = [port.getHost().port for port in self.ports if isinstance(port, TCPPort)]
+        if tcp:
+            url = f"http://{node()}:{tcp[0]}"
+            log.info("on each node, trust it:  {line}", line=_TRUST.format(url=url))
+            log.info("podman, skopeo, buildah: {line}", line=f"export HTTPS_PROXY={url}")
+            log.info("docker, containerd:      {line}", line=_DROP_IN.format(url=url))
+
+    def _where(self) -> str:
+        return ", ".join(_address(port) for port in self.ports)
 
     # -- the end
 

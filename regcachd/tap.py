@@ -6,6 +6,8 @@ from twisted.python import usage
 
 from regcachd import __version__
 from regcachd.config import Config, ConfigError, parse_config, with_overrides
+from regcachd.errors import RegcachdError
+from regcachd.service import RegcacheService
 
 INSTALLED = Path("/etc/regcachd/regcachd.toml")
 """What is read without --config, if it is there."""
@@ -55,12 +57,11 @@ class Options(usage.Options):
     ]
 
     def opt_listen(self, where: str) -> None:
-        """Listen here: dual:PORT for IPv6 and IPv4, or a Twisted endpoint such as
-        tcp:3128:interface=10.0.0.1; may be repeated [default: dual:3128]"""
+        """Listen here: dual:PORT (IPv6 and IPv4) or any Twisted endpoint; repeatable [default: dual:3128]"""
         self.setdefault("listen", []).append(where)
 
     def opt_registry(self, name: str) -> None:
-        """Cache this registry too: NAME, or NAME=URL where its address is another; may be repeated"""
+        """Cache this registry too: NAME, or NAME=URL where its address is another; repeatable"""
         self.setdefault("registry", []).append(name)
 
     def opt_version(self) -> None:
@@ -68,9 +69,23 @@ class Options(usage.Options):
         print(f"regcachd {__version__}")
         raise SystemExit(0)
 
+    def postOptions(self) -> None:
+        """Read the configuration, while a mistake in it can still be answered with one line."""
+        self.config = configuration(self)
+
     def getUsage(self, width: int | None = None) -> str:
         """The options, then examples; usage.Options would reflow these if they were its longdesc."""
         return super().getUsage(width) + _EXAMPLES
+
+
+def makeService(options: Options) -> RegcacheService:
+    """What twistd runs. Exits with one line when the CA or the store cannot be used."""
+    from twisted.internet import reactor  # not before twistd has chosen one
+
+    try:
+        return RegcacheService(reactor, options.config)
+    except RegcachdError as error:
+        raise SystemExit(f"regcachd does not start: {error}") from None
 
 
 def configuration(options: Options, installed: Path = INSTALLED) -> Config:
@@ -91,19 +106,25 @@ def configuration(options: Options, installed: Path = INSTALLED) -> Config:
 
 def _documents(main: Path, *, needed: bool) -> list[tuple[str, str]]:
     """The texts of `main` and of conf.d beside it; none if there is no `main` and none is needed."""
-    try:
-        text = _read(main)
-    except FileNotFoundError:
-        if not needed:
-            return []
-        raise ConfigError(str(main), "not readable", "no such file; give --config another") from None
+    if not needed and _is_missing(main):
+        return []
     try:
         beside = sorted(path for path in (main.parent / "conf.d").iterdir() if _is_toml(path))
     except (FileNotFoundError, NotADirectoryError):
         beside = []
-    except OSError as error:  # Path.glob would find nothing, and so ignore what the directory says
+    except OSError as error:  # Path.glob would find nothing, and what the directory says would be lost
         raise ConfigError(str(main.parent / "conf.d"), "not readable", str(error.strerror)) from None
-    return [(str(main), text), *((str(path), _read(path)) for path in beside)]
+    return [(str(path), _read(path)) for path in (main, *beside)]
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # there may be one, and reading it will say what is wrong
+    return False
 
 
 def _is_toml(path: Path) -> bool:
@@ -113,8 +134,6 @@ def _is_toml(path: Path) -> bool:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise
     except OSError as error:
         raise ConfigError(str(path), "not readable", str(error.strerror)) from None
     except UnicodeDecodeError as error:

@@ -7,7 +7,8 @@ CONNECT was not for.
 
 An OpenSSL context may not change once a connection has used it, so renewal makes a new one; connections
 under way keep theirs. Sessions are resumed by tickets alone (RFC 5077, RFC 8446 section 4.6.1), which cost
-the server no memory; their keys belong to one context and go with it.
+the server no memory; their keys belong to one context and go with it. A resumed session shows no certificate
+and has authenticated the CONNECT's host already, so there OpenSSL lets the second name be.
 """
 
 import os
@@ -33,10 +34,6 @@ _TLS13 = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_S
 _TLS12 = b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305"
 
 _MODE_ACCEPT_MOVING_WRITE_BUFFER = 0x2  # openssl/ssl.h; pyOpenSSL has no name for it
-
-# Sessions move between the contexts of one registry's names, and never into the one that refuses.
-_SESSIONS = b"regcachd"
-_NO_SESSIONS = b"regcachd refuses"
 
 
 @frozen
@@ -118,7 +115,7 @@ def _plain(host: str) -> str:
 
 
 def _server_context(leaf: Leaf | None, choose: Callable[[SSL.Connection], None]) -> SSL.Context:
-    """A complete context; without a leaf, one that fails every handshake and resumes no session."""
+    """A complete context; without a leaf, one in which every whole handshake fails."""
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
@@ -131,7 +128,7 @@ def _server_context(leaf: Leaf | None, choose: Callable[[SSL.Connection], None])
         lambda _, offered: _HTTP if _HTTP in offered else SSL.NO_OVERLAPPING_PROTOCOLS
     )
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # of session ids; tickets need none
-    context.set_session_id(_NO_SESSIONS if leaf is None else _SESSIONS)
+    context.set_session_id(b"regcachd")
     context.set_tlsext_servername_callback(choose)
     if leaf is not None:
         _load(context, leaf)

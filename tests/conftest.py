@@ -74,7 +74,7 @@ class LoggedErrors:
     def flush(self, *types: type[BaseException]) -> list[Failure]:
         """Forget and return the failures of these types; all of them when none is named."""
         gc.collect()  # a Deferred in a reference cycle reports its unhandled error only now
-        flushed = [f for f in self.failures if not types or f.check(*types)]  # type: ignore[no-untyped-call]
+        flushed = [f for f in self.failures if not types or f.check(*types)]
         self.failures = [f for f in self.failures if f not in flushed]
         return flushed
 
@@ -103,7 +103,7 @@ class ReactorState:
                 selectable.signalProcess("KILL")
             reactor.removeReader(selectable)
             reactor.removeWriter(selectable)
-            selectable.connectionLost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
+            selectable.connectionLost(Failure(ConnectionDone()))
         for call in [*self.calls.values(), *ReactorState().since(self).calls.values()]:
             if call.active():
                 call.cancel()

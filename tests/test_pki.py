@@ -41,9 +41,10 @@ def issuing(ca: CA) -> x509.Certificate:
 class TestMade:
     """What the first start makes."""
 
-    def test_files(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("umask", [0, 0o077])
+    def test_files(self, tmp_path: Path, umask: int) -> None:
         """Keys are for the daemon's user alone, whatever the umask; nothing else is left behind."""
-        before = os.umask(0)
+        before = os.umask(umask)
         try:
             open_ca(tmp_path / "state" / "ca", HOSTS, NOW)
         finally:
@@ -208,7 +209,7 @@ class TestOpenedAgain:
             open_ca(tmp_path, ["quay.io"], NOW)
 
     def test_first_start_cut_short(self, tmp_path: Path) -> None:
-        """A root's key with nothing beside it, or a half-written file, is what a crash leaves: begin again."""
+        """A root's key with nothing beside it, or a half-written file, is what a crash leaves."""
         open_ca(tmp_path / "whole", HOSTS, NOW)
         (tmp_path / "ca").mkdir()
         shutil.copy(tmp_path / "whole" / "root.key", tmp_path / "ca" / "root.key")

@@ -40,13 +40,14 @@ class Download:
     finished: float | None = None
     sha256: hashlib._Hash = field(factory=hashlib.sha256)
 
-    def take(self) -> None:
-        """Read and hash what has come, until more would have to be waited for."""
+    def take(self) -> bool:
+        """Read and hash what has come, until more would have to be waited for; true when that was all."""
         with contextlib.suppress(ssl.SSLWantReadError):
             while piece := self._response.read1(16 * 1024):
                 self.first_byte = self.first_byte or time.monotonic()
                 self.sha256.update(piece)
             self.finished = time.monotonic()
+        return self.finished is not None
 
 
 def download(connections: Sequence[http.client.HTTPSConnection], path: str) -> list[Download]:
@@ -64,15 +65,16 @@ def download(connections: Sequence[http.client.HTTPSConnection], path: str) -> l
             sock = connection.sock
             response = cleanup.enter_context(connection.getresponse())
             assert response.status == 200
-            downloads.append(Download(response))
             sock.setblocking(False)
-            selector.register(sock, selectors.EVENT_READ, downloads[-1])
-        ready = downloads[:]  # the first bytes may have come with the head
-        while any(one.finished is None for one in downloads):
-            for one in ready:
-                if one.finished is None:
-                    one.take()
-            ready = [key.data for key, _ in selector.select(30) if key.data.finished is None]
+            downloads.append(Download(response))
+            if not downloads[-1].take():  # the first bytes may have come with the head
+                selector.register(sock, selectors.EVENT_READ, downloads[-1])
+        while selector.get_map():
+            ready = selector.select(30)
+            assert ready, "no byte for 30 s"
+            for key, _ in ready:
+                if key.data.take():
+                    selector.unregister(key.fileobj)
     return downloads
 
 

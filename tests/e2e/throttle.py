@@ -90,9 +90,9 @@ class SlowLine:
                 end.shutdown(how)
 
     def _wait_for_turn(self, count: int) -> None:
-        """Wait until `count` bytes are due. A turn that came late is made up for, as long as it is under SLACK."""
+        """Wait until `count` bytes are due; a delay shorter than SLACK is made up for."""
         with self._lock:
             due = max(time.monotonic() - SLACK, self._free_at)
             self._free_at = due + count / self.rate
         if (early := due - time.monotonic()) > 0:
-            time.sleep(early + SLACK / 10)
+            time.sleep(early)

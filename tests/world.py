@@ -1,0 +1,167 @@
+"""A daemon and its surroundings in one process, for tests: FakeRegistry upstream, real sockets, clients in threads."""
+
+import http.client
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+from twisted.internet import reactor as _reactor
+from twisted.internet.threads import deferToThread
+
+from regcachd.config import parse_config
+from regcachd.service import RegcacheService
+from regcachd.testing import FakeRegistry
+
+reactor: Any = _reactor
+
+NAME = "registry.test"
+"""What clients call the registry."""
+
+
+@frozen
+class Reply:
+    """A response as a client got it. `broken` says that the body ended early."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    broken: bool = False
+
+
+@define(eq=False)
+class Client:
+    """A client that speaks HTTP/1.1 through CONNECT and TLS, one blocking connection at a time, in a thread."""
+
+    port: int
+    ca: str
+    host: str = NAME
+    _connection: http.client.HTTPSConnection | None = field(default=None, init=False)
+
+    def connection(self) -> http.client.HTTPSConnection:
+        """Connect, or go on with the kept connection."""
+        if self._connection is None:
+            context = ssl.create_default_context(cadata=self.ca)
+            self._connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=20)
+            self._connection.set_tunnel(self.host, 443)
+        return self._connection
+
+    def ask(self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None) -> Reply:
+        """One exchange, blocking."""
+        connection = self.connection()
+        connection.request(method, path, body=body, headers=headers or {})
+        response = connection.getresponse()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        try:
+            return Reply(response.status, found, response.read())
+        except http.client.IncompleteRead as error:
+            return Reply(response.status, found, error.partial, broken=True)
+        except (ConnectionError, ssl.SSLError):
+            return Reply(response.status, found, b"", broken=True)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def get(self, path: str, **headers: str) -> Reply:
+        """GET in a thread; header names with _ for -."""
+        return await self.do("GET", path, **headers)
+
+    async def do(self, method: str, path: str, **headers: str) -> Reply:
+        """Any request without a body, in a thread."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        reply: Reply = await deferToThread(self.ask, method, path, named)
+        return reply
+
+
+@define(eq=False)
+class World:
+    """One daemon in front of one FakeRegistry."""
+
+    directory: Path
+    registry: FakeRegistry
+    settings: str = ""
+    """More lines of the registry's table."""
+    tables: str = ""
+    """More tables of the configuration."""
+    clients: list[Client] = field(factory=list)
+    service: RegcacheService = field(init=False)
+
+    async def start(self) -> "World":
+        """Start both."""
+        await self.registry.start()
+        self.start_daemon()
+        return self
+
+    def start_daemon(self) -> None:
+        """Start a daemon on the directory, as a restart would."""
+        ca = ""
+        if self.registry.url.startswith("https"):
+            ca = f'ca = "{self.registry.ca_file(self.directory / "upstream-ca.pem")}"'
+        config = parse_config(
+            [
+                (
+                    "test.toml",
+                    f"""
+                    listen = ["tcp:0:interface=127.0.0.1"]
+                    state = "{self.directory}/state"
+                    [store]
+                    path = "{self.directory}/store"
+                    [registries."{NAME}"]
+                    upstream = "{self.registry.url}"
+                    {ca}
+                    {self.settings}
+                    {self.tables}
+                    """,
+                )
+            ]
+        )
+        self.service = RegcacheService(reactor, config, tunnel_rule=lambda address: None)
+        self.service.startService()
+
+    @property
+    def port(self) -> int:
+        """Where the daemon listens."""
+        return int(self.service.ports[0].getHost().port)
+
+    def client(self) -> Client:
+        """A new client."""
+        client = Client(self.port, self.service.ca.root_pem.decode())
+        self.clients.append(client)
+        return client
+
+    async def stop(self) -> None:
+        """Stop everything, as gently as a service manager does."""
+        for client in self.clients:
+            client.close()
+        await self.service.stopService()
+        await self.registry.stop()
+
+    def stored(self) -> list[str]:
+        """The blobs in the store, by the hex of their digests."""
+        return sorted(path.name for path in (self.directory / "store/blobs").rglob("*") if path.is_file())
+
+    def partials(self) -> list[str]:
+        """What lies among the partials."""
+        return sorted(path.name for path in (self.directory / "store/partial").rglob("*") if path.is_file())
+
+
+def raw(port: int, data: bytes, *, end: bool = False) -> bytes:
+    """Send bytes to the daemon's port and return everything it answers until it closes. Blocking."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        try:
+            connection.sendall(data)
+            if end:
+                connection.shutdown(socket.SHUT_WR)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        answer = b""
+        try:
+            while piece := connection.recv(65536):
+                answer += piece
+        except ConnectionResetError:
+            pass
+        return answer
