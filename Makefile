@@ -8,6 +8,8 @@ DEBIAN_PYTHON ?= /usr/bin/python3
 VENV := .venv
 DEBIAN := .venv-debian
 PIP := -m pip --disable-pip-version-check --quiet
+# The tree itself on Python's path, since Twisted looks for plugins in the directories of that path.
+EDITABLE := --config-settings editable_mode=compat --editable
 
 .PHONY: help run test test-units lint bench clean
 
@@ -52,19 +54,19 @@ clean:
 
 $(VENV)/.installed: pyproject.toml scripts/make-venv
 	@scripts/make-venv $(VENV) $(PYTHON)
-	$(VENV)/bin/python $(PIP) install --editable .
+	$(VENV)/bin/python $(PIP) install $(EDITABLE) .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed
-	$(VENV)/bin/python $(PIP) install --editable '.[test]'
+	$(VENV)/bin/python $(PIP) install $(EDITABLE) '.[test]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(VENV)/bin/python $(PIP) install --editable '.[lint]'
+	$(VENV)/bin/python $(PIP) install $(EDITABLE) '.[lint]'
 	@touch $@
 
 $(DEBIAN)/.installed: pyproject.toml scripts/make-venv | .test-dependencies
 	@scripts/make-venv $(DEBIAN) $(DEBIAN_PYTHON) --system-site-packages
 	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python $(PIP) install pytest pytest-twisted hypothesis
-	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python $(PIP) install --no-deps --editable .
+	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python $(PIP) install --no-deps $(EDITABLE) .
 	@touch $@

@@ -2,8 +2,8 @@
 
 Two facts are needed, and only upstream can state them: that the repository has the digest (a link; a manifest that
 merely names the digest proves nothing, for whoever can push a manifest could name a stranger's layer), and that
-the client's credential is good for the repository (a proof, which ages). Where one is missing, upstream is asked with the
-client's own credential, and its yes or no is the answer.
+the client's credential is good for the repository (a proof, which ages). Where one is missing, upstream is
+asked with the client's own credential, and its yes or no is the answer.
 """
 
 from enum import Enum

@@ -111,7 +111,11 @@ class Blobs:
         return lambda: self._open(repository, digest, credential, headers)
 
     async def _open(
-        self, repository: Repository, digest: Digest, credential: Credential, headers: list[tuple[bytes, bytes]]
+        self,
+        repository: Repository,
+        digest: Digest,
+        credential: Credential,
+        headers: list[tuple[bytes, bytes]],
     ) -> _Opening:
         registry = self._registry
         target = target_of("blobs", repository, digest)
@@ -133,7 +137,12 @@ class Blobs:
     # -- to the client
 
     async def _serve(
-        self, request: Request, repository: Repository, digest: Digest, source: OpenBlob | Fill, fresh: bool = False
+        self,
+        request: Request,
+        repository: Repository,
+        digest: Digest,
+        source: OpenBlob | Fill,
+        fresh: bool = False,
     ) -> None:
         """From a file that is complete or growing, if the client may."""
         try:
@@ -170,7 +179,9 @@ class Blobs:
             part = decide_range(request.header("range"), source.size, request.header("if-range"), etag)
             if isinstance(part, Unsatisfiable):
                 unsatisfied = (b"Content-Range", unsatisfied_range(source.size).encode())
-                request.answer_error(416, "RANGE_INVALID", f"the blob has {source.size} bytes", [VIA, unsatisfied])
+                request.answer_error(
+                    416, "RANGE_INVALID", f"the blob has {source.size} bytes", [VIA, unsatisfied]
+                )
                 return
             if isinstance(part, Part):
                 start, stop, code = part.start, part.stop, 206
@@ -214,4 +225,3 @@ async def _captured(response: Response) -> Answer:
         return await capture(response, MOST_ERROR)
     except (TooLarge, UpstreamFailed):
         return Answer(response.status, response.reason, response.headers, b"")
-

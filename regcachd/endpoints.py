@@ -32,12 +32,16 @@ class Endpoints:
         """Answer one request of an intercepted connection."""
         name = self._registry.settings.name
         if not self._is_ours(request):
-            request.answer_error(421, "UNSUPPORTED", f"this connection is for {name}; the Host header says otherwise")
+            request.answer_error(
+                421, "UNSUPPORTED", f"this connection is for {name}; the Host header says otherwise"
+            )
         elif request.method not in (b"GET", b"HEAD") and (in_api(request.path) or request.method != b"POST"):
             message = f"regcachd is read-only for {name}: {request.method.decode('latin-1')} is not passed on"
             request.answer_error(405, "UNSUPPORTED", message, [(b"Allow", b"GET, HEAD"), VIA])
         elif request.too_large:
-            request.answer_error(413, "SIZE_INVALID", f"a request body may have {MOST_BODY} bytes here", [VIA])
+            request.answer_error(
+                413, "SIZE_INVALID", f"a request body may have {MOST_BODY} bytes here", [VIA]
+            )
         elif request.method == b"POST":
             await self._pass_through(request)  # a token endpoint on the registry's host
         else:
@@ -63,6 +67,7 @@ class Endpoints:
         return named.host in {authority.host for authority in self._registry.settings.authorities}
 
     async def _pass_through(self, request: Request) -> None:
-        body = request.content.read()
-        response = await self._registry.upstream.request(request.method, request.uri, upward(request), body=body)
+        response = await self._registry.upstream.request(
+            request.method, request.uri, upward(request), body=request.body()
+        )
         await stream(request, response, (BYPASS,))

@@ -196,7 +196,11 @@ class Fill:
 
     def _disk_failed(self, failure: Failure) -> None:
         self._writing = False
-        log.error("the store failed while {digest} was filled: {why}", digest=str(self.digest), why=failure.getErrorMessage())
+        log.error(
+            "the store failed while {digest} was filled: {why}",
+            digest=str(self.digest),
+            why=failure.getErrorMessage(),
+        )
         self._fail(FillFailed(f"the store failed: {failure.getErrorMessage()}"))
         self._response.abandon()
 
@@ -238,7 +242,9 @@ class Fill:
 class Fills:
     """The fills of this process, by digest."""
 
-    def __init__(self, store: Store, in_thread: InThread, abandon_below: float, stored: Callable[[Fill], None]) -> None:
+    def __init__(
+        self, store: Store, in_thread: InThread, abandon_below: float, stored: Callable[[Fill], None]
+    ) -> None:
         self._store = store
         self._in_thread = in_thread
         self._abandon_below = abandon_below
@@ -257,7 +263,16 @@ class Fills:
         if earlier is not None:
             await _after(earlier.ended)  # a failed one that still holds the file
         partial: Any = await self._in_thread(self._store.start, digest, response.length)
-        fill = Fill(digest, response.length, response, partial, self._store, self._in_thread, self._abandon_below, self._stored)
+        fill = Fill(
+            digest,
+            response.length,
+            response,
+            partial,
+            self._store,
+            self._in_thread,
+            self._abandon_below,
+            self._stored,
+        )
         self._under_way[digest] = fill
         fill.ended.addCallback(self._over, fill)
         fill.begin()

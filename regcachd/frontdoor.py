@@ -107,9 +107,14 @@ class FirstHead(Protocol):
 
     def _dispatch(self, head: Head) -> None:
         door = self._door
-        host = getattr(self.transport.getPeer(), "host", None)  # None: a Unix socket, whose file's mode admits
+        host = getattr(
+            self.transport.getPeer(), "host", None
+        )  # None: a Unix socket, whose file's mode admits
         if host is not None and not admitted(host, door.config.clients):
-            self.refuse(403, f"clients at {host} are not admitted; the administrator of this proxy can add them to `clients`")
+            self.refuse(
+                403,
+                f"clients at {host} are not admitted; the administrator of this proxy can add them to `clients`",
+            )
         elif door.full:
             self.refuse(503, "this proxy has as many connections as it may (limits.connections)")
         elif head.method != b"CONNECT":
@@ -142,7 +147,10 @@ class FirstHead(Protocol):
             await self.transport.start_tls(self._door.context_for(authority.host))
         except HandshakeFailed as error:
             log.info(
-                "no TLS with client {peer} for {host}: {why}", peer=str(peer), host=authority.host, why=_explained(error)
+                "no TLS with client {peer} for {host}: {why}",
+                peer=str(peer),
+                host=authority.host,
+                why=_explained(error),
             )
             return
         except ConnectionClosed:
@@ -155,7 +163,9 @@ class FirstHead(Protocol):
         door = self._door
         self.transport.pauseProducing()
         try:
-            far = await open_tunnel(door.reactor, authority, door.config.limits.connect_timeout, door.tunnel_rule)
+            far = await open_tunnel(
+                door.reactor, authority, door.config.limits.connect_timeout, door.tunnel_rule
+            )
         except Forbidden as error:
             self.refuse(403, f"{authority} is refused: {error}")
             return
@@ -183,10 +193,15 @@ class FirstHead(Protocol):
         if not self.transport.connected:
             return
         self.transport.stop_reading_head()
-        log.info("refused {peer}: {status} {why}", peer=str(self.transport.getPeer()), status=status, why=reason)
+        log.info(
+            "refused {peer}: {status} {why}", peer=str(self.transport.getPeer()), status=status, why=reason
+        )
         body = reason.encode() + b"\n"
-        head = b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-        self.transport.write(head % (status, RESPONSES.get(status, b"Refused"), len(body)) + body)
+        words = RESPONSES.get(status, b"Refused")
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (status, words, len(body), body)
+        )
         self.become(Farewell(self._door.reactor))
         self.transport.resumeProducing()
 

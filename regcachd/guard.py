@@ -23,7 +23,6 @@ from .errors import RegcachdError
 from .intercept import forbidden_address
 from .transport import DirectConnector
 
-
 Rule = Callable[[str], str | None]
 """Takes an address; returns a reason to refuse it, or None."""
 

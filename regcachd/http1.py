@@ -7,7 +7,8 @@ Header names keep the spelling the registry used: some clients parse challenges 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol as Shape
+from typing import Any
+from typing import Protocol as Shape
 
 import h11
 from attrs import define, field
@@ -247,7 +248,8 @@ class Http1Connection(Protocol):
     def _exchange_done(self) -> None:
         """The response has ended: let go of it, and offer the connection for the next request."""
         assert self._response is not None
-        self._response.connection = self._response = None
+        self._response.connection = None
+        self._response = None
         self._unwatch()
         if self.lost:
             return
@@ -305,7 +307,8 @@ class Http1Connection(Protocol):
                 self._events()
         self._fail(
             UpstreamFailed(
-                f"{self._name} closed the connection too early ({reason.getErrorMessage()})", unused=not self._heard
+                f"{self._name} closed the connection too early ({reason.getErrorMessage()})",
+                unused=not self._heard,
             )
         )
 
@@ -315,7 +318,8 @@ class Http1Connection(Protocol):
         answer, self._answer = self._answer, None
         consumer, self._consumer = self._consumer, None
         if consumer is not None and self._response is not None:
-            self._response.connection = self._response = None
+            self._response.connection = None
+            self._response = None
         if answer is not None:
             answer.errback(Failure(error))
         if consumer is not None:

@@ -66,7 +66,8 @@ class Index:
     def link(self, repository: Repository, digest: Digest) -> None:
         """Upstream served this digest from this repository."""
         self._db.execute(
-            "INSERT OR IGNORE INTO links VALUES (?, ?, ?)", (repository.registry, repository.name, str(digest))
+            "INSERT OR IGNORE INTO links VALUES (?, ?, ?)",
+            (repository.registry, repository.name, str(digest)),
         )
 
     def linked(self, repository: Repository, digest: Digest) -> bool:
@@ -94,7 +95,9 @@ class Index:
 
     def used(self, digest: Digest, now: float) -> None:
         """A blob has been served from the store."""
-        self._db.execute("UPDATE blobs SET last_use = ?, hits = hits + 1 WHERE digest = ?", (now, str(digest)))
+        self._db.execute(
+            "UPDATE blobs SET last_use = ?, hits = hits + 1 WHERE digest = ?", (now, str(digest))
+        )
 
     # -- tags
 

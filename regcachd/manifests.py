@@ -64,7 +64,11 @@ class Manifests:
             return
         index = self._registry.shared.index
         entry = index.tag(repository, tag, _accept_key(request))
-        if entry is not None and use_of(entry) is TagUse.REVALIDATE and await self._still(request, repository, tag, entry):
+        if (
+            entry is not None
+            and use_of(entry) is TagUse.REVALIDATE
+            and await self._still(request, repository, tag, entry)
+        ):
             stored = self._read(entry.digest)
             if stored is not None:
                 index.link(repository, entry.digest)
@@ -77,15 +81,21 @@ class Manifests:
     async def _still(self, request: Request, repository: Repository, tag: Tag, entry: TagEntry) -> bool:
         """Does upstream, asked with the client's credential, still name the manifest of `entry`?"""
         registry = self._registry
-        response = await registry.upstream.request(b"HEAD", target_of("manifests", repository, tag), asking(request))
+        response = await registry.upstream.request(
+            b"HEAD", target_of("manifests", repository, tag), asking(request)
+        )
         response.abandon()
         registry.heard(repository, registry.credential(request), response.status)
         named = response.header(b"docker-content-digest")
-        return response.status == 200 and still_names(entry, None if named is None else named.decode("latin-1"))
+        return response.status == 200 and still_names(
+            entry, None if named is None else named.decode("latin-1")
+        )
 
     async def _head(self, request: Request, repository: Repository, target: Target) -> None:
         registry = self._registry
-        response = await registry.upstream.request(b"HEAD", target_of("manifests", repository, target), asking(request))
+        response = await registry.upstream.request(
+            b"HEAD", target_of("manifests", repository, target), asking(request)
+        )
         registry.heard(repository, registry.credential(request), response.status)
         if response.status == 200 and isinstance(target, Digest):
             registry.shared.index.link(repository, target)
@@ -115,7 +125,9 @@ class Manifests:
     ) -> Answer:
         registry = self._registry
         limit = registry.shared.limits.manifest_size
-        response = await registry.upstream.request(b"GET", target_of("manifests", repository, target), headers)
+        response = await registry.upstream.request(
+            b"GET", target_of("manifests", repository, target), headers
+        )
         registry.heard(repository, credential, response.status)
         try:
             answer = await capture(response, limit)
@@ -202,8 +214,16 @@ def _verified(repository: Repository, target: Target, answer: Answer) -> Digest:
         try:
             expected = Digest.parse(named.decode("latin-1")) if named is not None else Digest.of(answer.body)
         except InvalidReference as error:
-            raise UpstreamFailed(f"{repository.registry} sent a manifest with a bad digest: {error}") from error
+            raise UpstreamFailed(
+                f"{repository.registry} sent a manifest with a bad digest: {error}"
+            ) from error
     if Digest.of(answer.body, expected.algorithm) != expected:
-        log.error("upstream sent wrong bytes for the manifest {repository}:{target}", repository=str(repository), target=str(target))
-        raise UpstreamFailed(f"{repository.registry} sent a manifest whose bytes do not have the digest {expected}")
+        log.error(
+            "upstream sent wrong bytes for the manifest {repository}:{target}",
+            repository=str(repository),
+            target=str(target),
+        )
+        raise UpstreamFailed(
+            f"{repository.registry} sent a manifest whose bytes do not have the digest {expected}"
+        )
     return expected

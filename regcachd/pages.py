@@ -18,7 +18,8 @@ pre{{background:#8882;padding:.8rem;overflow-x:auto}}:root{{color-scheme:light d
 <p>This is a caching proxy for container registries. Nodes pull images through it; each layer is downloaded once
 and served from here afterwards. It caches: {registries}.</p>
 <h2>Use it</h2>
-<p>1. Trust <a href="/ca.crt">its certificate authority</a>. Its SHA-256 fingerprint is<br><code>{fingerprint}</code></p>
+<p>1. Trust <a href="/ca.crt">its certificate authority</a>. Its SHA-256 fingerprint is<br>
+<code>{fingerprint}</code></p>
 <pre>curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt
 openssl x509 -in /usr/local/share/ca-certificates/regcachd.crt -noout -fingerprint -sha256
 update-ca-certificates</pre>
@@ -45,9 +46,15 @@ class Pages:
         if request.method == b"CONNECT":
             _text(request, 400, "CONNECT must be the first request of a connection")
         elif not request.path.startswith(b"/"):
-            _text(request, 403, "this proxy takes HTTPS requests by CONNECT, and no plain-HTTP requests for other hosts")
+            _text(
+                request,
+                403,
+                "this proxy takes HTTPS requests by CONNECT, and no plain-HTTP requests for other hosts",
+            )
         elif request.method not in (b"GET", b"HEAD"):
-            request.answer(405, [(b"Allow", b"GET, HEAD"), (b"Content-Type", _PLAIN)], b"only GET and HEAD here\n")
+            request.answer(
+                405, [(b"Allow", b"GET, HEAD"), (b"Content-Type", _PLAIN)], b"only GET and HEAD here\n"
+            )
         elif request.path == b"/":
             self._index(request)
         elif request.path == b"/ca.crt":

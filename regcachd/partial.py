@@ -45,7 +45,9 @@ class Partial:
             os.ftruncate(fd, 0)
             state_fd = os.open(_state_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
-                os.pwrite(state_fd, _STATE.pack(_UNKNOWN if total is None else total, 0), 0)  # so that ENOSPC is here
+                os.pwrite(
+                    state_fd, _STATE.pack(_UNKNOWN if total is None else total, 0), 0
+                )  # so that ENOSPC is here
                 state = mmap.mmap(state_fd, _STATE.size)
             finally:
                 os.close(state_fd)

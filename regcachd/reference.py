@@ -26,7 +26,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 
 
-class InvalidReference(RegcachdError):  # noqa: N818 (a name, not an "Error", is what is invalid)
+class InvalidReference(RegcachdError):
     """A digest, tag or repository name that the OCI grammar does not allow."""
 
 

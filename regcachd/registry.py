@@ -48,7 +48,9 @@ class CachedRegistry:
 
     shared: Shared
     upstream: Upstream
-    _probes: "SingleFlight[tuple[Repository, Digest, Credential], Answer | None]" = field(factory=SingleFlight)
+    _probes: "SingleFlight[tuple[Repository, Digest, Credential], Answer | None]" = field(
+        factory=SingleFlight
+    )
 
     @property
     def settings(self) -> Registry:
@@ -70,7 +72,9 @@ class CachedRegistry:
         elif status in (401, 403):
             self.shared.proofs.refuse(repository, credential)
 
-    async def may_read(self, request: Request, kind: Kind, repository: Repository, digest: Digest) -> Answer | None:
+    async def may_read(
+        self, request: Request, kind: Kind, repository: Repository, digest: Digest
+    ) -> Answer | None:
         """The access rule for something stored: None means yes, otherwise this is upstream's no.
 
         Raises UpstreamFailed when upstream had to be asked and could not be.
@@ -117,7 +121,9 @@ def target_of(kind: Kind, repository: Repository, target: object) -> bytes:
 def refusal(kind: Kind, response: Response) -> Answer:
     """The no that a HEAD brought, with the body that a GET would have had."""
     code = _UNKNOWN_CODES[kind] if response.status == 404 else _ERROR_CODES.get(response.status, "UNKNOWN")
-    body = f'{{"errors":[{{"code":"{code}","message":"upstream answered {response.status}","detail":null}}]}}\n'
+    body = (
+        f'{{"errors":[{{"code":"{code}","message":"upstream answered {response.status}","detail":null}}]}}\n'
+    )
     headers = [h for h in response.headers if h[0].lower() not in _DESCRIBES_BODY]
     headers.append((b"Content-Type", b"application/json"))
     return Answer(response.status, response.reason, headers, body.encode())

@@ -1,7 +1,7 @@
 """Relaying: what of a message goes on to the other side, and how its body gets there.
 
-Headers that belong to one connection stay there (RFC 9110 section 7.6.1); everything else goes through as it came, spelling
-included. Via (section 7.6.3) and Cache-Status (RFC 9211) are added.
+Headers that belong to one connection stay there (RFC 9110 section 7.6.1); everything else goes through as it
+came, spelling included. Via (section 7.6.3) and Cache-Status (RFC 9211) are added.
 """
 
 from collections.abc import Iterable
@@ -106,7 +106,9 @@ class _Capture:
             self.done.callback(b"".join(self.pieces))
 
     def body_failed(self, error: UpstreamFailed) -> None:
-        self.done.errback(Failure(TooLarge(f"more than {self.limit} bytes") if self.size > self.limit else error))
+        self.done.errback(
+            Failure(TooLarge(f"more than {self.limit} bytes") if self.size > self.limit else error)
+        )
 
 
 async def capture(response: Response, limit: int) -> Answer:

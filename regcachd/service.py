@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
 from pathlib import Path
 from platform import node
 from typing import Any
@@ -28,7 +29,7 @@ from .frontdoor import FrontDoor
 from .guard import Rule, never_ours
 from .index import Index
 from .pages import Pages
-from .pki import CA, open_ca
+from .pki import CA, PkiError, open_ca
 from .registry import CachedRegistry, Shared
 from .singleflight import SingleFlight
 from .store import Store
@@ -41,15 +42,15 @@ log = Logger()
 
 CHECKPOINT = 30.0
 """Seconds between checkpoints of the index."""
+RENEWAL = 24 * 3600.0
+"""Seconds between looks at the CA."""
 READERS = 8
 """Threads that read cold blobs: as many requests as a disk sorts well."""
 WRITERS = 4
 """Threads that hash and write fills: enough to keep two cores hashing while others wait for the disk."""
 
 
-_TRUST = (
-    "curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt && update-ca-certificates"
-)
+_TRUST = "curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt && update-ca-certificates"
 _DROP_IN = "Environment=HTTPS_PROXY={url} under [Service] with `systemctl edit docker`, then restart it"
 
 
@@ -69,7 +70,11 @@ class RegcacheService(Service):
     name = "regcache"
 
     def __init__(
-        self, reactor: Any, config: Config, tunnel_rule: Rule = never_ours, now: Callable[[], float] = time.time
+        self,
+        reactor: Any,
+        config: Config,
+        tunnel_rule: Rule = never_ours,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
         self.config = config
@@ -95,23 +100,35 @@ class RegcacheService(Service):
             name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
         }
         self._endpoints = {
-            name: Endpoints(CachedRegistry(shared, upstream), openings) for name, upstream in self._upstreams.items()
+            name: Endpoints(CachedRegistry(shared, upstream), openings)
+            for name, upstream in self._upstreams.items()
         }
         self._pages = Pages(self.ca, tuple(sorted(config.registries)))
-        contexts = LeafContexts(self.ca, utc_now, self._names_beside)
+        self._contexts = LeafContexts(self.ca, utc_now, self._names_beside)
         web = WebFactory(reactor, self._respond, config.limits.head_size)
-        self.door = FrontDoor(reactor, config, web, contexts.for_host, tunnel_rule)
-        self._checkpoints = LoopingCall(lambda: self._writers.run(self._index.checkpoint))
-        self._checkpoints.clock = reactor
+        self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule)
+        self._chores = {
+            LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
+            LoopingCall(self._renew_ca): RENEWAL,
+        }
         self.ports: list[Any] = []
 
     # -- parts
 
     def _open_ca(self) -> CA:
         config = self.config
-        hosts = {authority.host for registry in config.registries.values() for authority in registry.authorities}
+        hosts = {
+            authority.host for registry in config.registries.values() for authority in registry.authorities
+        }
         own = None if config.ca is None else (Path(config.ca.certificate), Path(config.ca.key))
         return open_ca(Path(config.state) / "ca", hosts, utc_now(), own)
+
+    def _renew_ca(self) -> None:
+        """The issuing certificate lives a year; a daemon may run longer."""
+        try:
+            self._contexts.ca = self._open_ca()
+        except PkiError as error:
+            log.error("the CA could not be looked after, trying again tomorrow: {why}", why=error)
 
     def _names_beside(self, host: str) -> frozenset[str]:
         """The host names of the registries that answer to `host`."""
@@ -143,7 +160,6 @@ class RegcacheService(Service):
                 use_direct_transport(port, self._readers.run)
                 self.ports.append(port)
         except CannotListen as error:
-            log.critical("{why}", why=error)
             raise SystemExit(f"regcachd does not start: {error}") from None
 
     def _listen(self, description: str) -> Any:
@@ -154,14 +170,18 @@ class RegcacheService(Service):
         except CannotListenError as error:
             raise CannotListen(_cannot_listen(description, error)) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise CannotListen(f"listen: {description!r} is not an endpoint that Twisted knows: {error}") from error
+            raise CannotListen(
+                f"listen: {description!r} is not an endpoint that Twisted knows: {error}"
+            ) from error
         ports: list[Any] = []
         failures: list[Any] = []
         listening.addCallbacks(ports.append, failures.append)
         if failures:
             raise CannotListen(_cannot_listen(description, failures[0].value))
         if not ports or not isinstance(ports[0], TCPPort | UnixPort):
-            raise CannotListen(f"listen: {description!r} is not a TCP or Unix endpoint; use dual:, tcp:, systemd: or unix:")
+            raise CannotListen(
+                f"listen: {description!r} is not a TCP or Unix endpoint; use dual:, tcp:, systemd: or unix:"
+            )
         return ports[0]
 
     def startService(self) -> None:
@@ -169,13 +189,20 @@ class RegcacheService(Service):
         if not self.ports:
             self.privilegedStartService()
         super().startService()
-        self._checkpoints.start(CHECKPOINT, now=False)
+        for chore, interval in self._chores.items():
+            chore.clock = self._reactor
+            chore.start(interval, now=False)
         self._greet()
 
     def _greet(self) -> None:
         """Say what to do next."""
         names = ", ".join(sorted(self.config.registries))
-        log.info("regcachd {version} listens on {where} and caches {names}", version=__version__, where=self._where(), names=names)
+        log.info(
+            "regcachd {version} listens on {where} and caches {names}",
+            version=__version__,
+            where=self._where(),
+            names=names,
+        )
         log.info("its certificate authority is {path}", path=str(self.ca.root_path))
         log.info("with the SHA-256 fingerprint {fingerprint}", fingerprint=self.ca.fingerprint)
         tcp = [port.getHost().port for port in self.ports if isinstance(port, TCPPort)]
@@ -196,8 +223,9 @@ class RegcacheService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._checkpoints.running:
-            self._checkpoints.stop()
+        for chore in self._chores:
+            if chore.running:
+                chore.stop()
         ports, self.ports = self.ports, []
         for port in ports:
             await _own(port.stopListening())
@@ -236,14 +264,19 @@ def _listen_dual(reactor: Any, number: int, door: FrontDoor) -> Any:
     return port
 
 
-_NO_IPV6 = (97, 99)  # EAFNOSUPPORT, EADDRNOTAVAIL
+_NO_IPV6 = (EAFNOSUPPORT, EADDRNOTAVAIL)
 
 
 def _cannot_listen(description: str, error: Exception) -> str:
     why = getattr(error, "socketError", None) or error
-    return f"listen: cannot listen on {description!r}: {why}; is another program using this port?"
+    hint = "; another program is using this port" if getattr(why, "errno", None) == EADDRINUSE else ""
+    return f"listen: cannot listen on {description!r}: {why}{hint}"
 
 
 def _address(port: Any) -> str:
     host = port.getHost()
-    return f"port {host.port}" if isinstance(port, DualPort) else getattr(host, "name", None) or f"{host.host}:{host.port}"
+    return (
+        f"port {host.port}"
+        if isinstance(port, DualPort)
+        else getattr(host, "name", None) or f"{host.host}:{host.port}"
+    )

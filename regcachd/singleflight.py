@@ -38,7 +38,7 @@ class SingleFlight(Generic[K, T]):
 
     def _landed(self, outcome: "T | Failure", key: K) -> None:
         for waiter in self._waiting.pop(key):
-            waiter.callback(outcome)  # type: ignore[arg-type]  # a Failure makes it an errback
+            waiter.callback(outcome)  # a Failure makes it an errback
 
     def _leave(self, key: K, gone: "Deferred[T]") -> None:
         waiting = self._waiting.get(key, [])

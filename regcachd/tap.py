@@ -44,7 +44,7 @@ class Options(usage.Options):
     """`twistd regcache OPTIONS`; `configuration` makes them a Config."""
 
     synopsis = "[options]"
-    optParameters = [  # noqa: N815 - Twisted's name
+    optParameters = [
         ["config", "c", None, f"Read this file, and conf.d/*.toml beside it [default: {INSTALLED}]"],
         ["store", None, None, "Keep blobs in this directory [default: /var/cache/regcachd]"],
         [

@@ -35,6 +35,10 @@ _TLS12 = b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECD
 
 _MODE_ACCEPT_MOVING_WRITE_BUFFER = 0x2  # openssl/ssl.h; pyOpenSSL has no name for it
 
+MODE = SSL.MODE_RELEASE_BUFFERS | _MODE_ACCEPT_MOVING_WRITE_BUFFER
+"""What the transport needs of every context: idle connections give their 2 x 16 KiB back, and what could not be
+sent is sent again from another address."""
+
 
 @frozen
 class _Entry:
@@ -119,8 +123,7 @@ def _server_context(leaf: Leaf | None, choose: Callable[[SSL.Connection], None])
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
-    # Idle connections give their 2 x 16 KiB back; the data path resends from another address.
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS | _MODE_ACCEPT_MOVING_WRITE_BUFFER)
+    context.set_mode(MODE)
     context.set_cipher_list(_TLS12)
     set_tls13_ciphersuites(context, _TLS13)
     # ALPN (RFC 7301): HTTP/1.1 or none at all; an alert instead would lock out who offers only h2.

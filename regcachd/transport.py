@@ -15,8 +15,8 @@ Rules that hold this file together:
 2. One connection sends at most TURN bytes before the reactor looks at the others.
 3. A blocked TLS connection keeps the one record OpenSSL has already encrypted (16 KiB) and nothing else: the
    rest is read again when the client takes more. OpenSSL demands that a write it could not finish is
-   repeated with the same bytes (SSL_write(3), SSL_ERROR_WANT_WRITE); it need not be the same address,
-   because pyOpenSSL sets SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER.
+   repeated with the same bytes (SSL_write(3), SSL_ERROR_WANT_WRITE); it need not be the same address, because
+   every context used here has SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER (`tls.MODE`).
 4. The head of a CONNECT is taken from the kernel to its last byte and no further (MSG_PEEK), so a
    ClientHello sent in the same segment is still there for OpenSSL, and tunnelled bytes for the splice.
 
@@ -29,7 +29,9 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol as Shape
+from contextlib import suppress
+from typing import Any
+from typing import Protocol as Shape
 
 from OpenSSL import SSL
 from twisted.internet import main, tcp, unix
@@ -144,10 +146,8 @@ class TLSSocket:
     def shutdown(self, how: int) -> None:
         """Say close_notify (RFC 8446 section 6.1) before the TCP half or whole is closed."""
         if how != socket.SHUT_RD:
-            try:
+            with suppress(SSL.Error):  # the peer is gone already, or the handshake never ended
                 self.tls.shutdown()
-            except SSL.Error:
-                pass  # the peer is gone already, or the handshake never ended
         self._raw.shutdown(how)
 
 
@@ -245,7 +245,8 @@ class DirectMixin:
         """
         self._context = context
         self._server_name = server_name
-        self._handshake = shake = Deferred()
+        shake: Deferred[None] = Deferred()
+        self._handshake = shake
         if self._nothing_buffered():
             self._switch()
         return shake
@@ -359,7 +360,9 @@ class DirectMixin:
         if self.disconnected:
             job.done.errback(Failure(ConnectionLost("the client has gone")))
         elif isinstance(result, Failure):
-            self._file_done(Failure(FileUnreadable(f"reading a stored blob failed: {result.getErrorMessage()}")))
+            self._file_done(
+                Failure(FileUnreadable(f"reading a stored blob failed: {result.getErrorMessage()}"))
+            )
         elif not result:
             self._file_done(Failure(FileUnreadable("a stored blob is shorter than its recorded size")))
         else:
@@ -447,15 +450,15 @@ def _checked(job: _FileSend, view: memoryview, at: int | None = None) -> int | N
     return got
 
 
-class DirectServer(DirectMixin, tcp.Server):
+class DirectServer(DirectMixin, tcp.Server):  # type: ignore[misc]  # the socket changes its type
     """An accepted TCP connection."""
 
 
-class DirectUnixServer(DirectMixin, unix.Server):
+class DirectUnixServer(DirectMixin, unix.Server):  # type: ignore[misc]  # the socket changes its type
     """An accepted connection on a Unix socket."""
 
 
-class DirectClient(DirectMixin, tcp.Client):
+class DirectClient(DirectMixin, tcp.Client):  # type: ignore[misc]  # the socket changes its type
     """A connection to an upstream."""
 
 

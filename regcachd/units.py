@@ -29,7 +29,7 @@ for _power, _prefix in enumerate("kMGTP", start=1):
     _SIZE_UNITS[f"{_prefix.upper()}iB"] = 1024**_power
 
 # Digits are bounded before a number is made of them: Python has an error of its own for more than 4,300.
-_SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]{0,3})")
+_SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)(| ?[A-Za-z]{1,3})")
 _PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 _DURATION = re.compile(
     r"(?:(?P<days>[0-9]{1,9})d)?(?:(?P<hours>[0-9]{1,9})h)?(?:(?P<minutes>[0-9]{1,9})m(?!s))?"
@@ -44,7 +44,7 @@ _PERCENTAGE_FORMS = 'a percentage such as "80%"'
 _DURATION_FORMS = 'seconds as a number, or a text such as "250ms", "5s", "1h30m" or "7d"'
 
 
-class BadValue(RegcachdError):  # noqa: N818 - reads as what it is
+class BadValue(RegcachdError):
     """A value is not what its key takes; the text says what it takes."""
 
 
@@ -71,8 +71,8 @@ def parse_bytes(value: object) -> int:
     """
     if _is_integer(value):
         size = value
-    elif isinstance(value, str) and (match := _SIZE.fullmatch(value)) and match[2] in _SIZE_UNITS:
-        size = int(Fraction(match[1]) * _SIZE_UNITS[match[2]])
+    elif isinstance(value, str) and (match := _SIZE.fullmatch(value)) and match[2].strip() in _SIZE_UNITS:
+        size = int(Fraction(match[1]) * _SIZE_UNITS[match[2].strip()])
     else:
         raise BadValue(f"expected {_SIZE_FORMS}")
     if not 0 <= size <= _LARGEST_SIZE:

@@ -20,6 +20,7 @@ from twisted.internet.protocol import Factory
 from .config import Limits, Registry
 from .guard import GuardedReactor, anywhere, never_ours
 from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
+from .tls import MODE
 from .transport import HandshakeFailed
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -61,7 +62,9 @@ def parse_url(url: str) -> tuple[Netloc, bytes]:
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
         host = (parts.hostname or "").encode("idna").decode("ascii")
     except (ValueError, KeyError) as error:
-        raise UpstreamFailed(f"upstream redirects to an address that is not http or https: {url[:200]!r}") from error
+        raise UpstreamFailed(
+            f"upstream redirects to an address that is not http or https: {url[:200]!r}"
+        ) from error
     if not host:
         raise UpstreamFailed(f"upstream redirects to an address without a host: {url[:200]!r}")
     start = url.index("//") + 2 + len(parts.netloc)
@@ -92,6 +95,7 @@ class Upstream:
         context.set_default_verify_paths()
         if self.registry.ca is not None:
             context.load_verify_locations(self.registry.ca)
+        context.set_mode(MODE)
         context.set_verify(mode, self._judge)
         context.set_alpn_protos([b"http/1.1"])
         return context
@@ -176,7 +180,11 @@ class Upstream:
                 del self._idle[netloc]
 
     async def _connect(self, netloc: Netloc) -> Http1Connection:
-        name = self.registry.name if netloc == self._home else f"{netloc} (where {self.registry.name} redirects to)"
+        name = (
+            self.registry.name
+            if netloc == self._home
+            else f"{netloc} (where {self.registry.name} redirects to)"
+        )
         rule = anywhere if netloc.host == self._home.host else never_ours
         guarded = GuardedReactor(self._reactor, rule)
         connection = Http1Connection(
@@ -212,7 +220,9 @@ class Upstream:
             raise UpstreamFailed(f"no TLS with {name}: {error}") from error
         except (VerificationError, CertificateError) as error:
             transport.abortConnection()
-            raise UpstreamFailed(f"the certificate of {name} is refused: it is not for {netloc.host}") from error
+            raise UpstreamFailed(
+                f"the certificate of {name} is refused: it is not for {netloc.host}"
+            ) from error
         except ConnectionClosed as error:
             raise UpstreamFailed(f"no TLS with {name}: {error}") from error
         finally:

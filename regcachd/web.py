@@ -37,6 +37,7 @@ class Request(http.Request):
     _gone_calls: "list[Callable[[], None]]"
 
     def handleContentChunk(self, data: bytes) -> None:
+        assert self.content is not None
         if self.content.tell() + len(data) > MOST_BODY:
             self.too_large = True
         else:
@@ -47,6 +48,7 @@ class Request(http.Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Twisted's own, without the parsing of forms, which may be enormous and are never ours to read."""
+        assert self.content is not None
         self.content.seek(0)
         self.method, self.uri, self.clientproto = command, path, version
         self.path, _, self.query = path.partition(b"?")
@@ -59,7 +61,7 @@ class Request(http.Request):
     def _failed(self, failure: Failure) -> None:
         if self._disconnected:
             return
-        if failure.check(UpstreamFailed):
+        if isinstance(failure.value, UpstreamFailed):
             log.info("upstream failed: {why}", why=failure.getErrorMessage(), path=self.path)
             status, message = failure.value.status, failure.getErrorMessage()
         elif failure.check(ConnectionClosed):
@@ -94,6 +96,12 @@ class Request(http.Request):
 
     # -- what came
 
+    def body(self) -> bytes:
+        """The whole request body, unless it was `too_large`."""
+        assert self.content is not None
+        content: bytes = self.content.read()
+        return content
+
     def header(self, name: str) -> str | None:
         """All values of a header in one line (RFC 9110 section 5.3), or None."""
         values = self.requestHeaders.getRawHeaders(name)
@@ -126,7 +134,9 @@ class Request(http.Request):
             self.write(body)
         self.finish()
 
-    def answer_error(self, status: int, code: str, message: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    def answer_error(
+        self, status: int, code: str, message: str, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
         """Send an error as the OCI distribution spec says ("Error codes")."""
         body = json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode()
         self.answer(status, [(b"Content-Type", b"application/json"), *headers], body + b"\n")
@@ -204,15 +214,13 @@ class WebFactory(http.HTTPFactory):
     Idle times are watched by the front door for all connections together, so Twisted's timer per connection is off.
     """
 
-    protocol = Channel
-
     def __init__(self, clock: Any, respond: Respond, head_size: int) -> None:
-        super().__init__(timeout=None, reactor=clock)
+        super().__init__(reactor=clock)
         self.clock = clock
         self.respond = respond
         self._head_size = head_size
 
-    def buildProtocol(self, addr: Any) -> Channel:
+    def buildProtocol(self, addr: Any) -> Any:
         channel = Channel()
         channel.factory = self
         channel.callLater = self.clock.callLater  # type: ignore[method-assign]
@@ -233,4 +241,3 @@ class WebFactory(http.HTTPFactory):
 def raw_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Every header line of a request, in order of names."""
     return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
-

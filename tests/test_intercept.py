@@ -75,7 +75,16 @@ def test_a_refusal_names_the_target_and_the_key_that_would_allow_it(
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.9.9", "::1", "fd00::5", "::ffff:10.0.0.1", "::ffff:a00:1"],
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "172.31.0.1",
+        "192.168.9.9",
+        "::1",
+        "fd00::5",
+        "::ffff:10.0.0.1",
+        "::ffff:a00:1",
+    ],
 )
 def test_private_and_loopback_clients_are_admitted_by_default(address: str) -> None:
     assert admitted(address, CONFIG.clients)
@@ -83,7 +92,17 @@ def test_private_and_loopback_clients_are_admitted_by_default(address: str) -> N
 
 @pytest.mark.parametrize(
     "address",
-    ["8.8.8.8", "172.32.0.1", "2001:db8::1", "::ffff:8.8.8.8", "fe80::1%eth0", "", "10.0.0", "localhost", "10.0.0.1:80"],
+    [
+        "8.8.8.8",
+        "172.32.0.1",
+        "2001:db8::1",
+        "::ffff:8.8.8.8",
+        "fe80::1%eth0",
+        "",
+        "10.0.0",
+        "localhost",
+        "10.0.0.1:80",
+    ],
 )
 def test_other_clients_and_what_is_no_address_are_not_admitted(address: str) -> None:
     assert not admitted(address, CONFIG.clients)
@@ -157,7 +176,9 @@ def test_public_and_private_addresses_are_fine(address: str) -> None:
     assert forbidden_address(address) is None
 
 
-@pytest.mark.parametrize("text", ["", "localhost", "127.1", "0x7f000001", "2130706433", "[::1]", "127.0.0.1:80"])
+@pytest.mark.parametrize(
+    "text", ["", "localhost", "127.1", "0x7f000001", "2130706433", "[::1]", "127.0.0.1:80"]
+)
 def test_what_is_no_address_is_forbidden(text: str) -> None:
     assert "not an IP address" in (forbidden_address(text) or "allowed")
 

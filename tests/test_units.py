@@ -42,7 +42,23 @@ def test_a_number_of_bytes_is_read(written: object, size: int) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    [*NEVER, -1, 1.5, math.nan, 2**63, "8192PiB", "1G", "1Gi", "1gb", "1KIB", "1  KiB", " 1", "1 ", ".5MB", "5%"],
+    [
+        *NEVER,
+        -1,
+        1.5,
+        math.nan,
+        2**63,
+        "8192PiB",
+        "1G",
+        "1Gi",
+        "1gb",
+        "1KIB",
+        "1  KiB",
+        " 1",
+        "1 ",
+        ".5MB",
+        "5%",
+    ],
 )
 def test_what_is_not_a_number_of_bytes_is_refused(written: object) -> None:
     with pytest.raises(BadValue, match="expected bytes"):
@@ -63,7 +79,9 @@ def test_a_size_is_absolute_or_relative(written: object, size: Size) -> None:
     assert parse_size(written) == size
 
 
-@pytest.mark.parametrize("written", [*NEVER, 0, -1, "0", "0%", "0GiB", "101%", "-5%", "%", "5%%", "1GiB%", 0.8])
+@pytest.mark.parametrize(
+    "written", [*NEVER, 0, -1, "0", "0%", "0GiB", "101%", "-5%", "%", "5%%", "1GiB%", 0.8]
+)
 def test_a_size_that_is_wrong_or_nothing_is_refused(written: object) -> None:
     with pytest.raises(BadValue, match=r'such as "80%"'):
         parse_size(written)
@@ -74,7 +92,9 @@ def test_a_relative_size_follows_the_filesystem_and_an_absolute_one_does_not() -
     assert Size(bytes=5000).resolve(1000) == 5000
 
 
-@pytest.mark.parametrize(("written", "fraction"), [("0%", 0.0), ("25%", 0.25), ("100%", 1.0), ("0.5%", 0.005)])
+@pytest.mark.parametrize(
+    ("written", "fraction"), [("0%", 0.0), ("25%", 0.25), ("100%", 1.0), ("0.5%", 0.005)]
+)
 def test_a_percentage_is_read_as_a_fraction(written: object, fraction: float) -> None:
     assert parse_fraction(written) == fraction
 
@@ -115,7 +135,9 @@ def test_what_is_not_a_duration_is_refused(written: object) -> None:
         parse_duration(written)
 
 
-@given(st.integers(0, 2**40), st.sampled_from([("", 1), ("B", 1), ("KiB", 1024), ("MB", 10**6), ("MiB", 2**20)]))
+@given(
+    st.integers(0, 2**40), st.sampled_from([("", 1), ("B", 1), ("KiB", 1024), ("MB", 10**6), ("MiB", 2**20)])
+)
 def test_a_size_with_a_unit_is_the_number_times_the_unit(number: int, unit: tuple[str, int]) -> None:
     assert parse_bytes(f"{number}{unit[0]}") == number * unit[1]
 

@@ -43,11 +43,15 @@ class Client:
         """Connect, or go on with the kept connection."""
         if self._connection is None:
             context = ssl.create_default_context(cadata=self.ca)
-            self._connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=20)
+            self._connection = http.client.HTTPSConnection(
+                "127.0.0.1", self.port, context=context, timeout=20
+            )
             self._connection.set_tunnel(self.host, 443)
         return self._connection
 
-    def ask(self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None) -> Reply:
+    def ask(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> Reply:
         """One exchange, blocking."""
         connection = self.connection()
         connection.request(method, path, body=body, headers=headers or {})

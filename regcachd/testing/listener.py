@@ -60,7 +60,7 @@ class Connections(_ConnectionFactory):
     protocol = Connection
 
     def __init__(self, server: HTTPFactory | TLSMemoryBIOFactory, accepts: Callable[[], bool]) -> None:
-        super().__init__(server)  # type: ignore[no-untyped-call]
+        super().__init__(server)
         self._accepts = accepts
         self._serials = count(1)
         self._all_gone: Deferred[None] | None = None
@@ -75,7 +75,7 @@ class Connections(_ConnectionFactory):
 
     def unregisterProtocol(self, p: Connection) -> None:
         """Notice the last one's end."""
-        super().unregisterProtocol(p)  # type: ignore[no-untyped-call]
+        super().unregisterProtocol(p)
         if not self.protocols and self._all_gone is not None:
             gone, self._all_gone = self._all_gone, None
             gone.callback(None)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from attrs import frozen
+from attrs import define
 
 DEBIAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Where Debian's programs are; nothing that a user put before them on PATH is meant here."""
@@ -86,13 +86,14 @@ def run(environ: dict[str, str], *command: str | Path, seconds: float = 120.0) -
     return done.stdout
 
 
-@frozen
+@define
 class Server:
     """A running child whose output goes to the file `log`."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    _told_to_stop: bool = False
 
     @classmethod
     def start(cls, name: str, command: Sequence[str | Path], environ: dict[str, str], log: Path) -> Server:
@@ -123,14 +124,19 @@ class Server:
             self.stop(patience=1.0)
             raise
 
+    def tell_to_stop(self) -> None:
+        """SIGTERM, once however often this is called."""
+        if not self._told_to_stop and self.process.poll() is None:
+            self.process.terminate()
+        self._told_to_stop = True
+
     def stop(self, patience: float = 15.0) -> int:
         """
-        SIGTERM, then at most `patience` seconds, then SIGKILL; gives the exit status.
+        Tell it to stop, wait at most `patience` seconds, then SIGKILL; gives the exit status.
 
         The status is negative where a signal ended the process (see subprocess.Popen.returncode).
         """
-        if self.process.poll() is None:
-            self.process.terminate()
+        self.tell_to_stop()
         try:
             return self.process.wait(patience)
         except subprocess.TimeoutExpired:

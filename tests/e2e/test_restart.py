@@ -49,7 +49,7 @@ def test_stop_lets_a_running_response_finish(
             connection.request("GET", f"/v2/{image.repository}/blobs/{layer.digest}")
             response = connection.getresponse()
             received = response.read(2 * MIB)
-            daemon.server.process.terminate()
+            daemon.server.tell_to_stop()
             received += response.read()
         finally:
             connection.close()
