@@ -8,6 +8,7 @@ in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint
 """
 
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 from .freshness import TagEntry
@@ -19,6 +20,12 @@ CREATE TABLE IF NOT EXISTS blobs (
     last_use REAL NOT NULL, hits INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS blobs_by_use ON blobs (last_use);
+CREATE TABLE IF NOT EXISTS totals (blobs INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO totals SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM totals);
+CREATE TRIGGER IF NOT EXISTS blob_added AFTER INSERT ON blobs
+    BEGIN UPDATE totals SET blobs = blobs + 1, bytes = bytes + new.size; END;
+CREATE TRIGGER IF NOT EXISTS blob_removed AFTER DELETE ON blobs
+    BEGIN UPDATE totals SET blobs = blobs - 1, bytes = bytes - old.size; END;
 CREATE TABLE IF NOT EXISTS links (
     registry TEXT NOT NULL, repository TEXT NOT NULL, digest TEXT NOT NULL,
     PRIMARY KEY (registry, repository, digest)
@@ -93,11 +100,27 @@ class Index:
         row = self._db.execute("SELECT media_type FROM blobs WHERE digest = ?", (str(digest),)).fetchone()
         return row[0] if row else None
 
-    def used(self, digest: Digest, now: float) -> None:
-        """A blob has been served from the store."""
+    def used(self, digest: Digest, size: int, now: float) -> None:
+        """A blob has been served from the store. One whose row was lost gets a new one."""
         self._db.execute(
-            "UPDATE blobs SET last_use = ?, hits = hits + 1 WHERE digest = ?", (now, str(digest))
+            "INSERT INTO blobs (digest, size, added, last_use, hits) VALUES (?, ?, ?, ?, 1) "
+            "ON CONFLICT (digest) DO UPDATE SET last_use = excluded.last_use, hits = hits + 1",
+            (str(digest), size, now, now),
         )
+
+    def remove(self, digests: Iterable[Digest]) -> None:
+        """These blobs are not stored any more. Their links stay: they say what upstream said."""
+        self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(str(digest),) for digest in digests])
+
+    def bytes_stored(self) -> int:
+        """The sizes of all blobs together."""
+        row = self._db.execute("SELECT bytes FROM totals").fetchone()
+        return int(row[0])
+
+    def least_recently_used(self, count: int) -> list[tuple[Digest, int]]:
+        """The next candidates for eviction, with their sizes in bytes."""
+        rows = self._db.execute("SELECT digest, size FROM blobs ORDER BY last_use LIMIT ?", (count,))
+        return [(Digest.parse(digest), size) for digest, size in rows]
 
     # -- tags
 

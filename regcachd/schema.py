@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from regcachd.connect import Authority
 from regcachd.known import KNOWN, BlobProbe, blob_probe
-from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_size
+from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_reserve, parse_size
 from regcachd.values import (
     Network,
     authority,
@@ -44,6 +44,7 @@ class StoreConfig:
 
     path: str = key("/var/cache/regcachd", text)
     max_size: Size = key("80%", parse_size)  # noqa: RUF009 - a field, not a shared default
+    min_free: Size = key("5%", parse_reserve)  # noqa: RUF009
 
 
 @frozen

@@ -23,6 +23,7 @@ from .config import Config
 from .disk import DiskThreads
 from .endpoints import Endpoints
 from .errors import RegcachdError
+from .eviction import Eviction
 from .evidence import Proofs
 from .fill import Fill, Fills
 from .frontdoor import FrontDoor
@@ -42,6 +43,8 @@ log = Logger()
 
 CHECKPOINT = 30.0
 """Seconds between checkpoints of the index."""
+EVICTION = 60.0
+"""Seconds between looks at the filesystem, which others fill too."""
 RENEWAL = 24 * 3600.0
 """Seconds between looks at the CA."""
 READERS = 8
@@ -95,6 +98,7 @@ class RegcacheService(Service):
             in_thread=self._writers.run,
             now=now,
         )
+        self.eviction = Eviction(store, self._index, config.store, self._writers.run)
         openings: Openings = SingleFlight()
         self._upstreams = {
             name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
@@ -110,6 +114,7 @@ class RegcacheService(Service):
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
             LoopingCall(self._renew_ca): RENEWAL,
+            LoopingCall(self.eviction.wake): EVICTION,
         }
         self.ports: list[Any] = []
 
@@ -140,6 +145,7 @@ class RegcacheService(Service):
         return frozenset(names)
 
     def _blob_stored(self, fill: Fill) -> None:
+        self.eviction.wake()
         self._index.add(fill.digest, fill.watermark, None, self._now())
         log.info("stored {digest}, {size} bytes", digest=str(fill.digest), size=fill.watermark)
 
@@ -234,6 +240,7 @@ class RegcacheService(Service):
         while self.door.busy() and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.05, lambda: None)
         await self.fills.stop()
+        await self.eviction.stop()
         self.door.close()
         for upstream in self._upstreams.values():
             upstream.close()

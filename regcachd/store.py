@@ -94,6 +94,15 @@ class Store:
         _sync_directory(target.parent)
         partial.forget_state()
 
+    def remove(self, digest: Digest) -> None:
+        """Unlink a blob; whoever is reading it keeps its bytes. Raises OSError."""
+        self.blob_path(digest).unlink(missing_ok=True)
+
+    def space(self) -> tuple[int, int]:
+        """Bytes of the whole filesystem, and bytes of it that are free for us. Raises OSError."""
+        found = os.statvfs(self.path)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
     def put(self, digest: Digest, data: bytes) -> None:
         """Store a small blob, a manifest, whose digest the caller has verified. Raises OSError."""
         partial = self.start(digest, len(data))

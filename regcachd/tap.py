@@ -69,22 +69,18 @@ class Options(usage.Options):
         print(f"regcachd {__version__}")
         raise SystemExit(0)
 
-    def postOptions(self) -> None:
-        """Read the configuration, while a mistake in it can still be answered with one line."""
-        self.config = configuration(self)
-
     def getUsage(self, width: int | None = None) -> str:
         """The options, then examples; usage.Options would reflow these if they were its longdesc."""
         return super().getUsage(width) + _EXAMPLES
 
 
 def makeService(options: Options) -> RegcacheService:
-    """What twistd runs. Exits with one line when the CA or the store cannot be used."""
+    """What twistd runs. Exits with one line when the configuration, the CA or the store cannot be used."""
     from twisted.internet import reactor  # not before twistd has chosen one
 
     try:
-        return RegcacheService(reactor, options.config)
-    except RegcachdError as error:
+        return RegcacheService(reactor, configuration(options))
+    except (RegcachdError, usage.UsageError) as error:
         raise SystemExit(f"regcachd does not start: {error}") from None
 
 

@@ -41,6 +41,7 @@ _LONGEST_DURATION = 36500 * DAY
 
 _SIZE_FORMS = 'bytes as a number, or a text such as "64KiB", "10MB" or "1.5TiB"'
 _PERCENTAGE_FORMS = 'a percentage such as "80%"'
+_RELATIVE_FORMS = f'{_SIZE_FORMS}, or {_PERCENTAGE_FORMS} (at most "100%")'
 _DURATION_FORMS = 'seconds as a number, or a text such as "250ms", "5s", "1h30m" or "7d"'
 
 
@@ -97,16 +98,24 @@ def parse_size(value: object) -> Size:
     >>> parse_size("500GiB"), parse_size("80%")
     (Size(bytes=536870912000, fraction=None), Size(bytes=None, fraction=0.8))
     """
+    size = parse_reserve(value)
+    if not size.bytes and not size.fraction:
+        raise BadValue(f"expected {_RELATIVE_FORMS}; more than nothing")
+    return size
+
+
+def parse_reserve(value: object) -> Size:
+    """A size that may be nothing, absolute or relative to the filesystem.
+
+    >>> parse_reserve("5%"), parse_reserve(0)
+    (Size(bytes=None, fraction=0.05), Size(bytes=0, fraction=None))
+    """
     try:
         if isinstance(value, str) and "%" in value:
-            size = Size(fraction=parse_fraction(value))
-        else:
-            size = Size(bytes=parse_bytes(value))
+            return Size(fraction=parse_fraction(value))
+        return Size(bytes=parse_bytes(value))
     except BadValue:
-        size = Size(bytes=0)
-    if not size.bytes and not size.fraction:
-        raise BadValue(f'expected {_SIZE_FORMS}, or {_PERCENTAGE_FORMS} (at most "100%"); more than nothing')
-    return size
+        raise BadValue(f"expected {_RELATIVE_FORMS}") from None
 
 
 def parse_duration(value: object) -> float:

@@ -108,8 +108,8 @@ def test_every_key_is_read() -> None:
         ca = "site.pem"
         timeout = "90s"
         [registries."registry.site.example:5443"]
-        upstream = "HTTP://registry.site.example:80/"
-        """.replace("HTTP:", "http:"),
+        upstream = "http://Registry.site.example:80/"
+        """,
         """
         [registries."registry.site.example:5443"]
         hosts = ["registry.site.example", "old.site.example:5000"]
@@ -158,11 +158,9 @@ def test_another_upstream_keeps_the_names_clients_use() -> None:
 
 
 def test_the_blob_probe_follows_the_upstream() -> None:
-    registries = read(
-        '[registries.ecr]\nupstream = "https://public.ecr.aws"',
-        '[registries."public.ecr.aws"]\nupstream = "https://mirror.site.example"\n[registries."quay.io"]',
-    )
-    assert registries.registries["quay.io"].blob_probe == "head"
+    ecr = read('[registries.ecr]\nupstream = "https://public.ecr.aws"').registries["ecr"]
+    mirror = read('[registries."public.ecr.aws"]\nupstream = "https://a"').registries["public.ecr.aws"]
+    assert (ecr.blob_probe, mirror.blob_probe) == ("get", "head")
 
 
 def test_authorities_say_whose_registry_each_host_is() -> None:
@@ -276,7 +274,7 @@ def test_the_certificate_and_the_key_may_come_from_two_files() -> None:
         ('"a\\nb" = 4', '1.toml: "a\\nb": unknown key'),
         # Not TOML.
         ("listen = ", "1.toml: not TOML: Invalid value (at end of document)"),
-        ("a = 1\na = 2", "1.toml: not TOML: Cannot overwrite a value (at line 2"),
+        ("a = 1\na = 2", "1.toml: not TOML: Cannot overwrite a value (at "),
         (f"a = {'9' * 5000}", "1.toml: not TOML: Exceeds the limit"),
         (f"a = {'[' * 100000}", "1.toml: not TOML: "),
         # Contradictions.
@@ -411,11 +409,10 @@ VALUES = st.one_of(
 @given(st.lists(st.one_of(WORDS.map("[{}]".format), st.tuples(WORDS, VALUES).map(" = ".join)), max_size=6))
 def test_whatever_a_file_says_is_a_configuration_or_one_line(lines: list[str]) -> None:
     try:
-        config = read("\n".join(lines))
+        outcome: Config | str = read("\n".join(lines))
     except ConfigError as error:
-        assert re.fullmatch(r"1\.toml: .+", str(error))
-    else:
-        assert isinstance(config, Config)
+        outcome = str(error)
+    assert isinstance(outcome, Config) or re.fullmatch(r"1\.toml: .+", outcome)
 
 
 # The sample that is installed as /etc/regcachd/regcachd.toml.

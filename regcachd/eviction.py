@@ -1,0 +1,89 @@
+"""Eviction: keeps the store within its limits, least recently used first.
+
+Blobs are unlinked in a disk thread in small batches, since unlinking a large file may take a while; the index
+is changed between the batches. Readers of an evicted blob keep their descriptor and get every byte.
+"""
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .config import StoreConfig
+from .index import Index
+from .lru import choose, excess
+from .reference import Digest
+from .store import Store
+from .transport import InThread
+
+log = Logger()
+
+BATCH = 100
+"""Blobs unlinked in one go."""
+
+
+@define(eq=False)
+class Eviction:
+    """One store's eviction: at most one round at a time."""
+
+    _store: Store
+    _index: Index
+    _limits: StoreConfig
+    _in_thread: InThread
+    _round: "Deferred[None] | None" = field(default=None, init=False)
+    _stopping: bool = field(default=False, init=False)
+    evicted: int = field(default=0, init=False)
+    """Blobs evicted since the start."""
+
+    def wake(self) -> None:
+        """Look whether there is something to do, and do it."""
+        if self._round is None and not self._stopping:
+            self._round = Deferred.fromCoroutine(self._shrink()).addErrback(self._failed)
+            self._round.addCallback(self._over)
+
+    def _over(self, _: None) -> None:
+        self._round = None
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("eviction failed; it is tried again", failure)
+
+    async def _shrink(self) -> None:
+        while not self._stopping:
+            try:
+                total, free = await self._in_thread(self._store.space)
+            except OSError as error:
+                log.error("the store's filesystem does not say how full it is: {why}", why=error)
+                return
+            need = excess(
+                self._index.bytes_stored(),
+                self._limits.max_size.resolve(total),
+                free,
+                self._limits.min_free.resolve(total),
+            )
+            digests = choose(self._index.least_recently_used(BATCH), need)
+            if not digests:
+                return
+            removed = await self._in_thread(self._unlink, digests)
+            self._index.remove(removed)
+            self.evicted += len(removed)
+            log.info("evicted {count} blobs to make room", count=len(removed))
+            if len(removed) < len(digests):
+                return
+
+    def _unlink(self, digests: list[Digest]) -> list[Digest]:
+        """In a thread: remove the files, and say which are gone."""
+        removed: list[Digest] = []
+        for digest in digests:
+            try:
+                self._store.remove(digest)
+            except OSError as error:
+                log.error("{digest} cannot be evicted: {why}", digest=str(digest), why=error)
+                break
+            removed.append(digest)
+        return removed
+
+    async def stop(self) -> None:
+        """Wait for the round under way to end after its batch."""
+        self._stopping = True
+        if self._round is not None:
+            await self._round
