@@ -1,3 +1,26 @@
-"""regcachd."""
+"""regcachd: a caching proxy for container registries. The architecture on one screen.
+
+    client --CONNECT--> frontdoor --tunnel--> tunnel ------------------------------------> host
+                            | intercept (tls, pki: a certificate for the registry's name)
+                            v
+                        web.Request --> endpoints --pass through--------> relay --> upstream
+                                          |    |                                       |
+                                      blobs    manifests  --ask: may this client? --> registry
+                                          |    |                                       |
+                 transport.send_file <- store, index <- partial <- fill <-- one download of one digest
+
+Requests   `frontdoor` reads the first head (`connect`) and obeys `intercept`. Inside, `web` speaks HTTP
+           and `endpoints` dispatches by `routes`. `pages` are the daemon's own.
+Data path  `transport` sends files to clients: page cache to socket, without Twisted's TLS in between.
+Content    `store` is files under their digests, `index` is SQLite beside them; `fill` is one download with any
+           number of readers, into a `partial`; `singleflight` makes one of many; `eviction` obeys `lru`.
+Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
+Upstream   `upstream` keeps verified connections (`http1`), follows redirects, and goes nowhere `guard` forbids.
+Wiring     `tap` reads options and configuration (`config`, `schema`, `values`, `units`, `known`); `service` makes
+           everything and is the only importer of the edges.
+
+Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
+connect, intercept, lru, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
+"""
 
 __version__ = "0.1.0"

@@ -15,18 +15,17 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES
-from zope.interface import implementer
 
 from .config import Config, Registry
 from .connect import Authority, Head, HeadError, HeadParser
+from .farewell import take_leave
 from .guard import Forbidden, Rule, never_ours
 from .intercept import Intercept, Refuse, admitted, decide
+from .pki import PkiError
 from .transport import HandshakeFailed
 from .tunnel import Splice, TunnelFailed, open_tunnel
 from .web import Channel, WebFactory
@@ -36,40 +35,6 @@ log = Logger()
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 SWEEP = 5.0
 """Seconds between looks at idle and stalled connections: how late a limit may be noticed."""
-LINGER = 2.0
-"""Seconds a refused client has to read its answer (RFC 9112 section 9.6)."""
-
-
-@implementer(IHalfCloseableProtocol)
-class Farewell(Protocol):
-    """After a refusal: what the client still sends is thrown away, so that its answer is not lost to a reset."""
-
-    transport: Any
-
-    def __init__(self, clock: Any) -> None:
-        self._clock = clock
-        self._end: Any = None
-
-    def connectionMade(self) -> None:
-        self._end = self._clock.callLater(LINGER, self._give_up)
-        self.transport.loseWriteConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Not of interest any more."""
-
-    def readConnectionLost(self) -> None:
-        self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        """As intended."""
-
-    def _give_up(self) -> None:
-        self._end = None
-        self.transport.abortConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._end is not None:
-            self._end.cancel()
 
 
 class FirstHead(Protocol):
@@ -77,6 +42,10 @@ class FirstHead(Protocol):
 
     transport: Any
     factory: "FrontDoor"
+    reading = False
+    """Has the client begun a head that it has not ended?"""
+    connecting = False
+    """Is it we who keep the client waiting?"""
 
     def __init__(self, door: "FrontDoor") -> None:
         self._door = door
@@ -90,6 +59,7 @@ class FirstHead(Protocol):
         self.transport.read_head(self)
 
     def take_head(self, data: bytes) -> int:
+        self.reading = True
         try:
             return self._parser.feed(data)
         except HeadError as error:
@@ -100,6 +70,7 @@ class FirstHead(Protocol):
         if self._error is not None:
             self.refuse(self._error.status, str(self._error))
         elif self._parser.head is not None:
+            self.reading = False
             self.transport.stop_reading_head()
             self._dispatch(self._parser.head)
 
@@ -142,9 +113,14 @@ class FirstHead(Protocol):
 
     async def _intercept(self, authority: Authority, registry: Registry) -> None:
         peer = self.transport.getPeer()
+        try:
+            context = self._door.context_for(authority.host)
+        except PkiError as error:
+            self.refuse(500, f"this proxy has no certificate for {authority.host}: {error}")
+            return
         self.transport.write(ESTABLISHED)
         try:
-            await self.transport.start_tls(self._door.context_for(authority.host))
+            await self.transport.start_tls(context)
         except HandshakeFailed as error:
             log.info(
                 "no TLS with client {peer} for {host}: {why}",
@@ -162,6 +138,7 @@ class FirstHead(Protocol):
     async def _tunnel(self, authority: Authority) -> None:
         door = self._door
         self.transport.pauseProducing()
+        self.connecting = True
         try:
             far = await open_tunnel(
                 door.reactor, authority, door.config.limits.connect_timeout, door.tunnel_rule
@@ -196,14 +173,7 @@ class FirstHead(Protocol):
         log.info(
             "refused {peer}: {status} {why}", peer=str(self.transport.getPeer()), status=status, why=reason
         )
-        body = reason.encode() + b"\n"
-        words = RESPONSES.get(status, b"Refused")
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (status, words, len(body), body)
-        )
-        self.become(Farewell(self._door.reactor))
-        self.transport.resumeProducing()
+        take_leave(self.transport, self._door.reactor, status, reason.encode() + b"\n")
 
 
 class FrontDoor(Factory):
@@ -282,25 +252,28 @@ class FrontDoor(Factory):
         for transport, (moved, since) in list(self._seen.items()):
             protocol = transport.protocol
             total = transport.bytes_moved
-            if isinstance(protocol, Splice):
+            if isinstance(protocol, Splice) and protocol.other is not None:
                 total += protocol.other.transport.bytes_moved
             if total != moved:
                 self._seen[transport] = (total, now)
                 since = now
+            half_read = False
             if isinstance(protocol, FirstHead):
-                overdue = now - since > limits.head_timeout
+                overdue = not protocol.connecting and now - since > limits.head_timeout
+                half_read = protocol.reading
             elif isinstance(protocol, Splice):
                 overdue = now - since > limits.tunnel_idle
+            elif transport.blocked:
+                overdue = now - since > limits.send_timeout
+            elif isinstance(protocol, Channel) and protocol.head_since is not None:
+                overdue = half_read = now - protocol.head_since > limits.head_timeout
             elif isinstance(protocol, Channel) and not protocol.busy:
-                reading = protocol.head_since
-                overdue = (
-                    now - protocol.quiet_since > limits.idle_timeout
-                    if reading is None
-                    else now - reading > limits.head_timeout
-                )
+                overdue = now - protocol.quiet_since > limits.idle_timeout
             else:
-                overdue = transport.blocked and now - since > limits.send_timeout
-            if overdue:
+                overdue = False
+            if overdue and half_read:
+                protocol.refuse(408, f"the request was not complete after {limits.head_timeout:g} s")
+            elif overdue:
                 log.info("closing a connection of {peer} that stood still", peer=str(transport.getPeer()))
                 transport.abortConnection()
 

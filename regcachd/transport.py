@@ -36,7 +36,7 @@ from typing import Protocol as Shape
 from OpenSSL import SSL
 from twisted.internet import main, tcp, unix
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
@@ -257,12 +257,14 @@ class DirectMixin:
     def _switch(self: Any) -> None:
         self.socket = TLSSocket(self.socket, self._context, self._server_name)
         self._context = None
+        self.startReading()
         if self._server_name is not None:
             self.startWriting()  # a client speaks first
 
     def _shake(self: Any) -> Any:
         if self._context is not None:
-            return None  # the client speaks first, but our plain answer has not left yet; doWrite will switch
+            self.stopReading()  # the client has spoken, but our plain answer has not left yet: _switch goes on
+            return None
         try:
             self.socket.do_handshake()
         except SSL.WantReadError:
@@ -276,6 +278,8 @@ class DirectMixin:
         done, self._handshake = self._handshake, None
         if self._nothing_buffered():
             self.stopWriting()
+        else:
+            self.startWriting()
         done.callback(None)
         return None
 
@@ -303,13 +307,15 @@ class DirectMixin:
             return fail(ConnectionLost("the client has gone"))
         if self._file is not None:
             raise RuntimeError("one file at a time on a connection")
+        if not count:
+            return succeed(None)
         job = self._file = _FileSend(fd, offset, count)
         self.startWriting()
         return job.done
 
     def doWrite(self: Any) -> Any:
         if self._handshake is not None and self._context is None:
-            return self._shake()
+            return main.CONNECTION_DONE if self.disconnecting else self._shake()
         if not self._nothing_buffered():
             result = super().doWrite()  # type: ignore[misc]
             if result is not None or not self._nothing_buffered():
@@ -351,7 +357,8 @@ class DirectMixin:
 
     def _file_done(self: Any, result: Failure | None) -> None:
         job, self._file = self._file, None
-        if self.connected and not self.disconnecting and self._nothing_buffered():
+        closing = self.disconnecting or self._writeDisconnecting
+        if self.connected and not closing and self._nothing_buffered():
             self.stopWriting()
         job.done.callback(result)
 
@@ -440,14 +447,11 @@ class DirectMixin:
 
 
 def _checked(job: _FileSend, view: memoryview, at: int | None = None) -> int | None:
-    """`_read_warm`, with failures and short files as FileUnreadable."""
+    """`_read_warm`, with failures as FileUnreadable. Where nothing comes, `_read_cold` finds out why."""
     try:
-        got = _read_warm(job.fd, job.offset if at is None else at, view)
+        return _read_warm(job.fd, job.offset if at is None else at, view) or None
     except OSError as error:
         raise FileUnreadable(f"reading a stored blob failed: {error}") from error
-    if got == 0:
-        raise FileUnreadable("a stored blob is shorter than its recorded size")
-    return got
 
 
 class DirectServer(DirectMixin, tcp.Server):  # type: ignore[misc]  # the socket changes its type
@@ -456,6 +460,9 @@ class DirectServer(DirectMixin, tcp.Server):  # type: ignore[misc]  # the socket
 
 class DirectUnixServer(DirectMixin, unix.Server):  # type: ignore[misc]  # the socket changes its type
     """An accepted connection on a Unix socket."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """A Unix socket has nothing to switch off; Twisted before 24.10 would fail here."""
 
 
 class DirectClient(DirectMixin, tcp.Client):  # type: ignore[misc]  # the socket changes its type

@@ -27,7 +27,9 @@ class Splice(Protocol):
     """One end of a tunnel."""
 
     transport: Any
-    other: "Splice"
+    other: "Splice | None" = None
+    _heard_all = False
+    _said_all = False
 
     def join(self, other: "Splice") -> None:
         """Become the two ends of one tunnel. Both are connected."""
@@ -36,15 +38,28 @@ class Splice(Protocol):
             end.transport.registerProducer(far.transport, True)
 
     def dataReceived(self, data: bytes) -> None:
+        assert self.other is not None
         self.other.transport.write(data)
 
     def readConnectionLost(self) -> None:
+        assert self.other is not None
+        self._heard_all = True
         self.other.transport.loseWriteConnection()
+        self._close_if_done()
 
     def writeConnectionLost(self) -> None:
         """The other end has said its last; this one may still be speaking."""
+        self._said_all = True
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        """Closed for reading and for writing is not yet closed: the reactor would hear of it no more."""
+        if self._heard_all and self._said_all:
+            self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.other is None:
+            return  # the client left before it was joined to its far end
         self.transport.unregisterProducer()
         self.other.transport.unregisterProducer()
         self.other.transport.loseConnection()
@@ -52,15 +67,12 @@ class Splice(Protocol):
 
 async def open_tunnel(reactor: Any, authority: Authority, timeout: float, rule: Rule) -> Splice:
     """Connect to a host that `rule` allows. Raises guard.Forbidden or TunnelFailed."""
-    reason = rule(authority.host)
-    if reason is not None:
-        raise Forbidden(reason)
     guarded = GuardedReactor(reactor, rule)
     endpoint = HostnameEndpoint(guarded, authority.host, authority.port, timeout=timeout)
     try:
         far = await endpoint.connect(Factory.forProtocol(_Waiting))
     except (ConnectError, DNSLookupError) as error:
-        if guarded.reasons:
+        if guarded.reasons and isinstance(error, DNSLookupError):  # no address was left
             raise Forbidden(guarded.reasons[0]) from error
         raise TunnelFailed(f"{authority} cannot be reached: {error}") from error
     assert isinstance(far, Splice)

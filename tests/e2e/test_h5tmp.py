@@ -22,12 +22,12 @@ from tests.e2e.throttle import SlowLine
 pytestmark = pytest.mark.e2e
 
 CLIENTS = 32
-RATE = 16e6
+RATE = 12e6
 """
 Bytes per second of the line to the registry.
 
-One download takes 12 s, so that the machine's noise is small beside it, and so that two cores have the time
-for 6.4 GB of encryption and its reverse.
+One download takes 17 s, so that the machine's noise is small beside it, and so that two cores have time to
+spare for 6.4 GB of encryption, decryption and hashing.
 """
 
 
@@ -107,5 +107,5 @@ def test_many_clients_cost_upstream_one_download(
     waited = max(one.first_byte or 0.0 for one in downloads) - upstream_first_byte
     assert waited < 1.0, "seconds from upstream's first bytes to the last client's"
     took = max(one.finished or 0.0 for one in downloads) - started
-    print("WAITED", waited, "RATIO", took / alone_took, "alone", alone_took, "spread", max(o.finished for o in downloads)-min(o.finished for o in downloads))
+    print("WAITED", waited, "RATIO", took / alone_took, "alone", alone_took, "spread", max(o.finished for o in downloads)-min(o.finished for o in downloads), "cpu daemon", [int(x)/100 for x in open(f"/proc/{daemon.server.process.pid}/stat").read().split()[13:15]], "own", __import__("os").times())
     assert took / alone_took < 1.2, "the last client's time over that of one download without the daemon"

@@ -1,0 +1,61 @@
+"""The last answer on a connection: why it ends, and time to read that.
+
+A socket that is closed while the client is still sending is reset by the kernel, and the reset may overtake the answer.
+So the connection is closed for writing only, and what the client still sends is thrown away (RFC 9112 section 9.6).
+"""
+
+from typing import Any
+
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES
+from zope.interface import implementer
+
+LINGER = 2.0
+"""Seconds a client has to read its answer and to close."""
+
+PLAIN = b"text/plain; charset=utf-8"
+
+_HEAD = b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+
+
+@implementer(IHalfCloseableProtocol)
+class Farewell(Protocol):
+    """What a connection carries after its last answer has been written."""
+
+    transport: Any
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._end: Any = None
+
+    def connectionMade(self) -> None:
+        self._end = self._clock.callLater(LINGER, self._give_up)
+        self.transport.loseWriteConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Not of interest any more."""
+
+    def readConnectionLost(self) -> None:
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """As intended."""
+
+    def _give_up(self) -> None:
+        self._end = None
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._end is not None:
+            self._end.cancel()
+
+
+def take_leave(transport: Any, clock: Any, status: int, body: bytes, content_type: bytes = PLAIN) -> None:
+    """Answer with `status` and `body`, and close. What the protocol of `transport` was hears nothing any more."""
+    reason = RESPONSES.get(status, b"Refused")
+    transport.write(_HEAD % (status, reason, content_type, len(body)) + body)
+    transport.protocol = farewell = Farewell(clock)
+    farewell.makeConnection(transport)
+    transport.resumeProducing()
