@@ -1,21 +1,22 @@
 """Blobs: from the store, from a fill that is under way, or from upstream by starting one."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
-from attrs import define, frozen
+from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from .evidence import Credential
-from .fill import Fill, FillFailed
+from .fill import Source
+from .fills import Followed, NotGiven, Started
 from .freshness import matches
-from .http1 import Response, UpstreamFailed
+from .growing import FillFailed, Growing, StoreFailed
+from .http1 import RawHeaders, Response, UpstreamFailed
+from .passing import bring_part, go_on_without_store, pass_whole
 from .ranges import Part, Unsatisfiable, content_range, decide_range, unsatisfied_range
 from .reference import Digest, Repository
 from .registry import CachedRegistry, target_of
 from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, stream
 from .singleflight import SingleFlight
 from .store import OpenBlob
+from .upstream import Upstream
 from .web import Request
 
 log = Logger()
@@ -23,9 +24,40 @@ log = Logger()
 MISS = cache_status("fwd=uri-miss; stored")
 COLLAPSED = cache_status("fwd=uri-miss; collapsed")
 UNSTORED = cache_status("fwd=uri-miss")
+AHEAD = cache_status("fwd=partial")
 
 MOST_ERROR = 64 * 1024
 """Bytes of an error body of upstream that are passed on."""
+FAR = 64 * 1024 * 1024
+"""A range that begins so many bytes beyond what a fill has is fetched by itself."""
+
+
+@define
+class UpstreamSource:
+    """A blob at its registry, asked for with one client's credential (fill.Source).
+
+    Whatever happened before, it is the registry that is asked, never an address it once redirected to: those expire.
+    """
+
+    upstream: Upstream = field(eq=False)
+    target: bytes
+    headers: RawHeaders
+    _etag: bytes | None = field(default=None, init=False, eq=False)
+
+    async def open(self, start: int, stop: int | None) -> Response:
+        """The bytes from `start`, to the end or before `stop`."""
+        headers = list(self.headers)
+        if start or stop is not None:
+            headers.append((b"Range", b"bytes=%d-" % start + (b"" if stop is None else b"%d" % (stop - 1))))
+            if self._etag is not None:
+                headers.append((b"If-Range", self._etag))
+        response = await self.upstream.request(b"GET", self.target, headers, follow=True)
+        if response.status == 200:
+            etag = response.header(b"etag")
+            self._etag = (
+                etag if etag is not None and etag.startswith(b'"') else None
+            )  # RFC 9110: strong ones only
+        return response
 
 
 @frozen
@@ -39,12 +71,10 @@ class _Refused:
 
 @frozen
 class _Unstored:
-    """Upstream's answer, which the store does not take: it can serve the one who asked, and nobody else."""
-
-    response: Response
+    """The store takes nothing: everybody asks upstream for himself."""
 
 
-_Opening = Fill | _Refused | _Unstored
+_Opening = Started | Followed | _Refused | _Unstored
 
 Openings = SingleFlight[Digest, _Opening]
 """The answers of upstream that are being waited for, shared by all registries: a digest is a digest."""
@@ -60,35 +90,76 @@ class Blobs:
     async def answer(self, request: Request, name: str, digest: Digest) -> None:
         """GET or HEAD of a blob."""
         registry = self._registry
+        fills = registry.shared.fills
         repository = registry.repository(name)
+        source = self._source(request, repository, digest)
         while not request.gone:
-            source = self._stored(digest) or registry.shared.fills.get(digest)
-            if source is not None:
-                await self._serve(request, repository, digest, source)
+            if fills.get(digest) is not None or self._is_stored(digest):
+                if not await self._present(request, repository, digest, source):
+                    continue
                 return
             if request.method == b"HEAD":
                 await self._ask(request, repository, digest)
                 return
             mine = digest not in self._openings
-            opening = await self._openings.run(digest, self._opener(request, repository, digest))
-            if isinstance(opening, Fill):
-                await self._serve(request, repository, digest, opening, fresh=mine)
+            opening = await self._openings.run(
+                digest, lambda: self._open(request, repository, digest, source)
+            )
+            if isinstance(opening, Started) and mine:
+                await self._send(request, digest, source, opening.growing, MISS)
                 return
             if isinstance(opening, _Unstored):
-                if mine:
-                    await stream(request, opening.response, (UNSTORED,))
-                    return
-            elif (opening.repository, opening.credential) == (repository, registry.credential(request)):
+                await self._pass(request, repository, digest, source)
+                return
+            if isinstance(opening, _Refused) and (
+                mine or (opening.repository, opening.credential) == (repository, registry.credential(request))
+            ):
                 opening.answer.send(request, UNSTORED)
                 return
-            # somebody else was refused, or the store is unusable: ask upstream ourselves
+            # it is there for us to be shown our right to it, or somebody else was refused: once more
+
+    def _source(self, request: Request, repository: Repository, digest: Digest) -> UpstreamSource:
+        headers = [h for h in asking(request) if h[0].lower() != b"accept"]
+        return UpstreamSource(self._registry.upstream, target_of("blobs", repository, digest), headers)
+
+    # -- what we have
+
+    def _is_stored(self, digest: Digest) -> bool:
+        blob = self._stored(digest)
+        if blob is not None:
+            blob.close()
+        return blob is not None
 
     def _stored(self, digest: Digest) -> OpenBlob | None:
         try:
             return self._registry.shared.store.open(digest)
         except OSError as error:
-            log.error("the store cannot be read: {why}", why=error, digest=str(digest))
+            self._registry.shared.trouble.report(error)
             return None
+
+    async def _present(
+        self, request: Request, repository: Repository, digest: Digest, source: Source
+    ) -> bool:
+        """Serve what is there or comes, if the client may have it; False when it is not there any more."""
+        refused = await self._registry.may_read(request, "blobs", repository, digest)
+        if refused is not None:
+            refused.send(request, UNSTORED)
+            return True
+        blob = self._stored(digest)
+        if blob is not None:
+            try:
+                await self._send(request, digest, source, blob, HIT)
+            finally:
+                blob.close()
+            return True
+        growing = self._registry.shared.fills.get(digest)
+        if growing is None:
+            return False
+        self._registry.shared.fills.offer(digest, source)
+        await self._send(request, digest, source, growing, COLLAPSED)
+        return True
+
+    # -- from upstream
 
     async def _ask(self, request: Request, repository: Repository, digest: Digest) -> None:
         """HEAD of something we do not have: upstream says, nothing is downloaded."""
@@ -96,127 +167,136 @@ class Blobs:
         response = await registry.upstream.request(
             b"HEAD", target_of("blobs", repository, digest), asking(request), follow=True
         )
-        registry.heard(repository, registry.credential(request), response.status)
-        if 200 <= response.status < 300:
-            registry.shared.index.link(repository, digest)
+        self._heard(request, repository, digest, response.status)
         await stream(request, response, (UNSTORED,))
 
-    # -- from upstream
-
-    def _opener(
-        self, request: Request, repository: Repository, digest: Digest
-    ) -> Callable[[], Coroutine[Any, Any, _Opening]]:
-        headers = [h for h in asking(request) if h[0].lower() != b"accept"]
-        credential = self._registry.credential(request)
-        return lambda: self._open(repository, digest, credential, headers)
+    def _heard(self, request: Request, repository: Repository, digest: Digest, status: int) -> None:
+        """Upstream's answer to this client is evidence for its right, and a yes links digest and repository."""
+        registry = self._registry
+        registry.heard(repository, registry.credential(request), status)
+        if 200 <= status < 300:
+            registry.shared.index.link(repository, digest)
 
     async def _open(
-        self,
-        repository: Repository,
-        digest: Digest,
-        credential: Credential,
-        headers: list[tuple[bytes, bytes]],
+        self, request: Request, repository: Repository, digest: Digest, source: Source
     ) -> _Opening:
         registry = self._registry
-        target = target_of("blobs", repository, digest)
-        response = await registry.upstream.request(b"GET", target, headers, follow=True)
-        if response.status != 200:
-            registry.heard(repository, credential, response.status)
-            return _Refused(repository, credential, await _captured(response))
-        registry.heard(repository, credential, 200)
-        if response.header(b"content-encoding") not in (None, b"identity"):
-            return _Unstored(response)  # its bytes are not the blob's
         try:
-            fill = await registry.shared.fills.start(digest, response)
+            opened = await registry.shared.fills.open(digest, source, registry.fill_settings)
         except OSError as error:
-            log.error("the store takes nothing, serving from upstream: {why}", why=error, digest=str(digest))
-            return _Unstored(response)
-        registry.shared.index.link(repository, digest)
-        return fill
+            registry.shared.trouble.report(error)
+            return _Unstored()
+        registry.shared.trouble.over()
+        if isinstance(opened, NotGiven):
+            answer = await _captured(opened.response)
+            self._heard(request, repository, digest, answer.status)
+            return _Refused(repository, registry.credential(request), answer)
+        if isinstance(opened, Started):
+            self._heard(request, repository, digest, 200)
+        return opened
+
+    async def _pass(self, request: Request, repository: Repository, digest: Digest, source: Source) -> None:
+        """Straight from upstream, without the store."""
+        response = await source.open(0, None)
+        self._heard(request, repository, digest, response.status)
+        if response.status != 200:
+            await stream(request, response, (UNSTORED,))
+            return
+        request.begin(200, [*_describe(digest), UNSTORED], response.length)
+        try:
+            await pass_whole(request, response, digest, digest.hasher(), 0, 0)
+        except FillFailed as error:
+            log.info("response cut short: {why}", why=error)
+            request.cut()
+        if not request.gone:
+            request.finish()
 
     # -- to the client
 
-    async def _serve(
+    async def _send(
         self,
         request: Request,
-        repository: Repository,
         digest: Digest,
-        source: OpenBlob | Fill,
-        fresh: bool = False,
-    ) -> None:
-        """From a file that is complete or growing, if the client may."""
-        try:
-            refused = None if fresh else await self._registry.may_read(request, "blobs", repository, digest)
-            if refused is not None:
-                refused.send(request, UNSTORED)
-            elif not request.gone:
-                status = HIT if isinstance(source, OpenBlob) else MISS if fresh else COLLAPSED
-                await self._send(request, digest, source, status)
-        finally:
-            if isinstance(source, OpenBlob):
-                source.close()
-
-    async def _send(
-        self, request: Request, digest: Digest, source: OpenBlob | Fill, status: tuple[bytes, bytes]
+        source: Source,
+        file: OpenBlob | Growing,
+        status: tuple[bytes, bytes],
     ) -> None:
         etag = f'"{digest}"'
-        headers = [
-            (b"Docker-Content-Digest", str(digest).encode()),
-            (b"ETag", etag.encode()),
-            (b"Docker-Distribution-Api-Version", b"registry/2.0"),
-            (b"Cache-Control", b"max-age=31536000"),
-            VIA,
-            status,
-        ]
+        headers = [*_describe(digest), status]
         if matches(request.header("if-none-match"), etag):
             request.begin(304, headers, None)
             request.finish()
             return
-        headers.append((b"Content-Type", b"application/octet-stream"))
-        start, stop, code = 0, source.size, 200
-        if source.size is not None:
+        start, stop, code = 0, file.size, 200
+        if file.size is not None:
             headers.append((b"Accept-Ranges", b"bytes"))
-            part = decide_range(request.header("range"), source.size, request.header("if-range"), etag)
+            part = decide_range(request.header("range"), file.size, request.header("if-range"), etag)
             if isinstance(part, Unsatisfiable):
-                unsatisfied = (b"Content-Range", unsatisfied_range(source.size).encode())
+                unsatisfied = (b"Content-Range", unsatisfied_range(file.size).encode())
                 request.answer_error(
-                    416, "RANGE_INVALID", f"the blob has {source.size} bytes", [VIA, unsatisfied]
+                    416, "RANGE_INVALID", f"the blob has {file.size} bytes", [VIA, unsatisfied]
                 )
                 return
             if isinstance(part, Part):
                 start, stop, code = part.start, part.stop, 206
-                headers.append((b"Content-Range", content_range(part, source.size).encode()))
+                if isinstance(file, Growing) and start > file.watermark + FAR:
+                    await stream(request, await source.open(start, stop), (AHEAD,))
+                    return
+                headers.append((b"Content-Range", content_range(part, file.size).encode()))
         request.begin(code, headers, None if stop is None else stop - start)
         if request.method != b"HEAD":
-            if isinstance(source, OpenBlob):
+            if isinstance(file, OpenBlob):
                 assert stop is not None
-                await request.send_file(source.fd, start, stop - start)
+                await request.send_file(file.fd, start, stop - start)
             else:
-                await _follow(request, source, start, stop)
-        if isinstance(source, OpenBlob):
-            self._registry.shared.index.used(digest, source.size, self._registry.shared.now())
+                await self._follow(request, digest, source, file, start, stop)
+        if isinstance(file, OpenBlob):
+            self._registry.shared.index.used(digest, file.size, self._registry.shared.now())
         if not request.gone:
             request.finish()
 
+    async def _follow(
+        self, request: Request, digest: Digest, source: Source, growing: Growing, start: int, stop: int | None
+    ) -> None:
+        """Send a growing file, from `start` to `stop` or to its end."""
+        reader = growing.reader(start)
+        request.when_gone(reader.close)
+        try:
+            while stop is None or reader.position < stop or not stop:
+                edge = await reader.edge()
+                if stop is not None:
+                    edge = min(edge, stop)
+                if edge <= reader.position:
+                    break  # verified, and nothing more comes
+                await request.send_file(reader.fd, reader.position, edge - reader.position)
+                reader.position = edge
+        except FillFailed as error:
+            if isinstance(error, StoreFailed) and not request.gone:
+                shared = self._registry.shared
+                shared.trouble.report(error)
+                if start == 0 and stop == growing.total:
+                    await go_on_without_store(
+                        request, source, digest, reader.fd, reader.position, shared.in_thread
+                    )
+                else:
+                    await bring_part(request, source, reader.position, stop)
+            else:
+                log.info("response cut short: {why}", why=error)
+                request.cut()
+        finally:
+            reader.close()
 
-async def _follow(request: Request, fill: Fill, start: int, stop: int | None) -> None:
-    """Send a growing file, from `start` to `stop` or to its end."""
-    reader = fill.reader(start)
-    request.when_gone(reader.close)
-    try:
-        while stop is None or reader.position < stop or not stop:
-            edge = await reader.edge()
-            if stop is not None:
-                edge = min(edge, stop)
-            if edge == reader.position:
-                break  # verified, and nothing more comes
-            await request.send_file(reader.fd, reader.position, edge - reader.position)
-            reader.position = edge
-    except FillFailed as error:
-        log.info("response cut short: {why}", why=error)
-        request.cut()
-    finally:
-        reader.close()
+
+def _describe(digest: Digest) -> list[tuple[bytes, bytes]]:
+    named = str(digest).encode()
+    return [
+        (b"Content-Type", b"application/octet-stream"),
+        (b"Docker-Content-Digest", named),
+        (b"ETag", b'"' + named + b'"'),
+        (b"Docker-Distribution-Api-Version", b"registry/2.0"),
+        (b"Cache-Control", b"max-age=31536000"),
+        VIA,
+    ]
 
 
 async def _captured(response: Response) -> Answer:

@@ -1,301 +1,487 @@
-"""A fill: one download of one blob from upstream into the store, and the readers that follow it.
+"""A fill: one download of one blob from upstream into a partial.
 
-    upstream --body_received--> queue --disk thread: hash, write--> partial file --readers--> clients
+    upstream ==stream==> queue --disk thread: write, hash--> partial --watermark--> growing blob --> readers
 
-The watermark is how many bytes are in the file. Readers see at most that, and while the digest is not
-known to be right at most `total - HELD_BACK`, so that no client ever has a complete wrong body. Bytes are
-written and hashed in a thread in batches: while one batch is on its way the next gathers, and when too
-much gathers upstream is paused.
+One stream, an answer of upstream, is enough; large blobs get more of them while that makes it faster (parallel.py).
+Each stream has a stretch of the file to itself: from where it stands to its `stop`. When one breaks, what
+it has not brought is a hole, and holes are asked for again with Range, by the streams that are left
+or after a pause (back-off with jitter). Bytes are written and hashed in a thread in batches: while one batch is on
+its way the next gathers, and when too much gathers, upstream is paused.
 
 A fill belongs to nobody: it goes on when the client that caused it leaves.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from typing import Protocol as Shape
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .errors import RegcachdError
+from .extents import Extents
+from .growing import FillFailed, Growing, StoreFailed
 from .http1 import Response, UpstreamFailed
-from .partial import Partial
-from .reference import Digest
+from .parallel import Parallel
+from .partial import PIECE, Conflict, Partial
+from .ranges import parse_content_range
 from .store import Store
 from .transport import InThread
 
 log = Logger()
 
-HELD_BACK = 64 * 1024
-"""Bytes at the end that readers get only when the digest is right."""
 QUEUE_HIGH = 4 * 1024 * 1024
-"""Bytes waiting for the disk at which upstream is paused, "what we hold in memory for one fill"."""
+"""Bytes waiting for the disk at which upstream is paused: what one fill holds in memory."""
 QUEUE_LOW = 1024 * 1024
 """Bytes at which it is resumed."""
+SPAN = 4 * PIECE
+"""Bytes an additional stream asks for at a time."""
+BATCH_CATCH_UP = 16
+"""Megabytes hashed again per batch, so that the watermark is told about in between."""
+
+PROGRESS = 64 * 1024
+"""Bytes that a try must have brought to count as one that got somewhere."""
+
+REFUSALS = (401, 403)
+HOPELESS = (404, 410)
 
 
-class FillFailed(RegcachdError):
-    """The blob did not come, or came wrong. Responses that follow the fill are cut."""
+class Source(Shape):
+    """Where a blob comes from: upstream, asked with somebody's credential."""
+
+    async def open(self, start: int, stop: int | None) -> Response:
+        """Ask for the bytes from `start`, to the end or before `stop`; 0 and None ask for the whole blob."""
+
+
+@frozen
+class Patience:
+    """How often a broken download is tried again."""
+
+    retries: int = 8
+    """Tries in a row that bring nothing, before the fill is given up."""
+    first_delay: float = 0.25
+    """Seconds before the second try; each later one waits twice as long."""
+    longest_delay: float = 15.0
+
+    def delay(self, failures: int, chance: float) -> float:
+        """Seconds to wait after so many failures in a row; `chance` is from 0 to 1, for jitter."""
+        return min(self.longest_delay, self.first_delay * 2.0 ** (failures - 1)) * (0.5 + chance / 2)
 
 
 @define(eq=False)
-class Reader:
-    """One client's view of a fill, from `position` on. It has a descriptor of its own, for `send_file`."""
+class Stream:
+    """One answer of upstream, bringing the bytes from `at` on (http1.BodyConsumer)."""
 
-    fd: int
-    position: int
-    _fill: "Fill"
-    waiting: "Deferred[int] | None" = None
+    fill: "Fill"
+    response: Response
+    at: int
+    stop: int | None
+    """Where another's stretch begins; None for the end of the blob."""
+    ended: bool = False
+    _end: int | None = field(init=False)
 
-    def edge(self) -> "Deferred[int]":
-        """How far the file may be read now, as soon as that is past `position`; FillFailed when it never will be.
+    def __attrs_post_init__(self) -> None:
+        self._end = None if self.response.length is None else self.at + self.response.length
 
-        One call at a time; fires at once when there is something to read.
-        """
-        waiting: Deferred[int] = Deferred()
-        self.waiting = waiting
-        self._fill.look(self)
-        return waiting
+    def body_received(self, data: bytes) -> None:
+        if self.ended:
+            return
+        if self.stop is not None and self.at + len(data) > self.stop:
+            data = data[: self.stop - self.at]
+        offset, self.at = self.at, self.at + len(data)
+        self.fill.received(offset, data)
+        if self.at == self.stop and self.at != self._end:  # else body_done comes, and the connection is kept
+            self.end(None)
 
-    def close(self) -> None:
-        """Leave. A wait under way fails with FillFailed."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-            self._fill.leave(self)
-        waiting, self.waiting = self.waiting, None
-        if waiting is not None:
-            waiting.errback(Failure(FillFailed("the client has gone")))
+    def body_done(self) -> None:
+        self.end(None)
+
+    def body_failed(self, error: UpstreamFailed) -> None:
+        self.end(error)
+
+    def end(self, error: UpstreamFailed | None) -> None:
+        """It brings no more, for whatever reason."""
+        if not self.ended:
+            self.ended = True
+            self.response.abandon()
+            self.fill.stream_ended(self, error)
 
 
 @define(eq=False)
 class Fill:
-    """A download in progress. `ended` fires with None when it is over and everything is cleaned up, well or not."""
+    """One download. `over` fires with None when it has ended, well or not, and the partial is closed."""
 
-    digest: Digest
-    total: int | None
-    """Bytes of the whole blob, when upstream says."""
-    _response: Response
+    growing: Growing
     _partial: Partial
+    _sources: Sequence[Source]
+    """Whom to ask, the latest last; others add to it while the fill runs."""
     _store: Store
     _in_thread: InThread
-    _abandon_below: float
-    """When nobody reads any more and less than this fraction is there, the fill is given up."""
-    _stored: "Callable[[Fill], None]"
-    ended: "Deferred[None]" = field(factory=Deferred, init=False)
-    watermark: int = field(default=0, init=False)
-    _verified: bool = field(default=False, init=False)
-    _error: FillFailed | None = field(default=None, init=False)
-    _readers: "set[Reader]" = field(factory=set, init=False)
-    _queue: list[bytes] = field(factory=list, init=False)
+    _clock: Any
+    _chance: Callable[[], float]
+    _patience: Patience
+    _parallel: Parallel
+    _stored: "Callable[[Growing], None]"
+    over: "Deferred[None]" = field(factory=Deferred, init=False)
+    bytes_received: int = field(default=0, init=False)
+    _taken: Extents = field(factory=Extents, init=False)
+    _streams: list[Stream] = field(factory=list, init=False)
+    _opening: int = field(default=0, init=False)
+    _failures: int = field(default=0, init=False)
+    _received_at_failure: int = field(default=0, init=False)
+    _queue: "list[tuple[int, list[bytes]]]" = field(factory=list, init=False)
     _queued: int = field(default=0, init=False)
     _writing: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
-    _complete: bool = field(default=False, init=False)
+    _ending: bool = field(default=False, init=False)
+    _look: Any = field(default=None, init=False)
 
-    def begin(self) -> None:
-        """Let the body flow."""
-        self._response.deliver(self)
+    # -- streams
 
-    # -- readers
+    def begin(self, response: Response, start: int) -> None:
+        """Begin with an answer of upstream whose first byte is that at `start`."""
+        self._take_stock()
+        self._flow(response, start, self._taken.hole(max(start, self._partial.committed))[1])
+        self._watch_speed()
 
-    def reader(self, position: int) -> Reader:
-        """A new reader, from byte `position` on."""
-        reader = Reader(os.dup(self._partial.fd), position, self)
-        self._readers.add(reader)
-        return reader
+    def go_on(self) -> None:
+        """Begin without an answer yet, with a partial whose filler is gone."""
+        self._take_stock()
+        self._next(failed=False)
+        self._watch_speed()
 
-    @property
-    def failed(self) -> bool:
-        """Is it over, without a blob?"""
-        return self._error is not None
+    def _take_stock(self) -> None:
+        """Of what the partial has already."""
+        for stretch in self._partial.there.stretches:
+            self._taken.add(*stretch)
+        self.growing.total = self._partial.total
+        self.growing.grown(max(self._partial.committed, self.growing.watermark))
 
-    @property
-    def size(self) -> int | None:
-        """Bytes of the whole blob: known from the start, or else when it is verified."""
-        return self.watermark if self._verified else self.total
+    def _flow(self, response: Response, start: int, stop: int | None) -> None:
+        stream = Stream(self, response, start, stop)
+        self._streams.append(stream)
+        response.deliver(stream)
+        if self._paused:
+            response.pause()
 
-    def _released(self) -> int:
-        if self._verified:
-            return self.watermark
-        held_from = self.watermark if self.total is None else self.total
-        return min(self.watermark, max(0, held_from - HELD_BACK))
-
-    def look(self, reader: Reader) -> None:
-        """Fire `reader.waiting` if there is an answer for it."""
-        if reader.waiting is None:
+    def received(self, offset: int, data: bytes) -> None:
+        """A stream has brought bytes."""
+        if self._ending or not data:
             return
-        edge = self._released()
-        if edge > reader.position or self._verified:
-            waiting, reader.waiting = reader.waiting, None
-            waiting.callback(edge)
-        elif self._error is not None:
-            waiting, reader.waiting = reader.waiting, None
-            waiting.errback(Failure(self._error))
-
-    def _tell_readers(self) -> None:
-        for reader in list(self._readers):
-            self.look(reader)
-
-    def leave(self, reader: Reader) -> None:
-        """A reader has closed."""
-        self._readers.discard(reader)
-        if self._readers or self._verified or self._error is not None or not self.total:
-            return
-        if self.watermark < self._abandon_below * self.total:
-            self.stop("nobody reads it any more")
-
-    # -- the body (http1.BodyConsumer)
-
-    def body_received(self, data: bytes) -> None:
-        self._queue.append(data)
+        self.bytes_received += len(data)
+        self._taken.add(offset, offset + len(data))
+        if self._queue and self._queue[-1][0] + sum(map(len, self._queue[-1][1])) == offset:
+            self._queue[-1][1].append(data)
+        else:
+            self._queue.append((offset, [data]))
         self._queued += len(data)
         if self._queued > QUEUE_HIGH and not self._paused:
-            self._paused = True
-            self._response.pause()
+            self._pause(True)
         self._write()
 
-    def body_done(self) -> None:
-        self._complete = True
-        self._write()
+    def _pause(self, paused: bool) -> None:
+        self._paused = paused
+        for stream in self._streams:
+            if paused:
+                stream.response.pause()
+            else:
+                stream.response.resume()
 
-    def body_failed(self, error: UpstreamFailed) -> None:
-        self._fail(FillFailed(str(error)))
+    def stream_ended(self, stream: Stream, error: UpstreamFailed | None) -> None:
+        """A stream is over: the whole blob is there, or there is a hole to ask for."""
+        self._streams.remove(stream)
+        if self._ending:
+            return
+        if error is not None:
+            log.info("the download of {digest} broke: {why}", digest=str(self.growing.digest), why=error)
+        if self.growing.total is None and error is None and stream.stop is None:
+            self.growing.total = stream.at  # upstream had not said; its end says
+        self._next(failed=error is not None)
 
-    def stop(self, why: str) -> None:
-        """Give the download up; what is on the disk stays there."""
-        self._fail(FillFailed(f"the fill of {self.digest} was stopped: {why}"))
-        self._response.abandon()
+    def _next(self, failed: bool) -> None:
+        """Ask for the next hole, if there is one that nobody is bringing."""
+        hole = self._next_hole()
+        if not failed and self._parallel.wanted > 1:
+            self._fill_up()
+        elif not failed and hole is not None:
+            self._run(self._ask(*hole))
+        if hole is None:
+            self._write()  # perhaps that was the last
+        elif failed and not self._streams and not self._opening:
+            if self.bytes_received - self._received_at_failure > PROGRESS:
+                self._failures = 0
+            self._failures, self._received_at_failure = self._failures + 1, self.bytes_received
+            if self._failures > self._patience.retries:
+                self._give_up(f"the download broke {self._failures} times in a row")
+            else:
+                self._run(self._ask_later(self._patience.delay(self._failures, self._chance())))
+
+    def _next_hole(self) -> tuple[int, int | None] | None:
+        total = self.growing.total
+        taken = Extents(list(self._taken.stretches))
+        for stream in self._streams:
+            stop = stream.stop if stream.stop is not None else total
+            if stop is None:
+                return None  # an open end brings everything that is missing
+            if stop > stream.at:
+                taken.add(stream.at, stop)
+        start, stop = taken.hole(0)
+        if total is not None and start >= total:
+            return None
+        return start, stop
+
+    async def _ask_later(self, delay: float) -> None:
+        self._opening += 1
+        try:
+            await deferLater(self._clock, delay, lambda: None)
+        finally:
+            self._opening -= 1
+        hole = self._next_hole()
+        if hole is not None and not self._ending:
+            await self._ask(*hole)
+
+    async def _ask(self, start: int, stop: int | None) -> None:
+        """Open a stream at a hole, with the latest credential that upstream accepts."""
+        self._opening += 1
+        response = None
+        try:
+            for source in reversed(list(self._sources)):
+                response = await source.open(start, stop)
+                if response.status not in REFUSALS:
+                    break
+                response.abandon()
+        except UpstreamFailed as error:
+            log.info(
+                "the download of {digest} does not go on: {why}", digest=str(self.growing.digest), why=error
+            )
+            response = None
+        finally:
+            self._opening -= 1
+        if self._ending:
+            if response is not None:
+                response.abandon()
+            return
+        if response is None or response.status not in (200, 206):
+            self._refused(response, extra=bool(self._streams))
+            return
+        begins, total = begins_at(response), total_of(response)
+        fits = begins == start or (begins is not None and begins < start and not self._streams)
+        if not fits or (self.growing.total is not None and total not in (None, self.growing.total)):
+            response.abandon()  # not the range we asked for; harmless when others bring bytes
+            self._parallel.stop()
+            if not self._streams:
+                self._next(failed=True)
+            return
+        assert begins is not None
+        self._flow(response, begins, stop)
+
+    def _refused(self, response: Response | None, extra: bool) -> None:
+        if response is not None:
+            response.abandon()
+            if not extra and response.status in HOPELESS:
+                self._give_up(f"upstream does not have it any more ({response.status})")
+                return
+        if extra:
+            self._parallel.stop()
+        self._next(failed=True)
+
+    def _run(self, work: Any) -> None:
+        Deferred.fromCoroutine(work).addErrback(self._broken)
+
+    def _broken(self, failure: Failure) -> None:
+        log.failure("the fill of {digest} failed", failure, digest=str(self.growing.digest))
+        self._give_up("of an error in regcachd; its log says which")
+
+    # -- more streams
+
+    def _watch_speed(self) -> None:
+        if not self._parallel.wants_more(self.growing.total) or self._ending:
+            self._look = None
+            return
+        self._look = self._clock.callLater(self._parallel.interval, self._consider)
+
+    def _consider(self) -> None:
+        self._look = None
+        self._parallel.measure(self.bytes_received, self._clock.seconds(), len(self._streams))
+        self._fill_up()
+        self._watch_speed()
+
+    def _fill_up(self) -> None:
+        """Have as many streams as are wanted, while there is something to bring."""
+        while len(self._streams) + self._opening < self._parallel.wanted:
+            opening = self._opening
+            self._add_stream()
+            if self._opening == opening:
+                return  # nothing left to share out, or upstream has answered already
+
+    def _add_stream(self) -> None:
+        """Give a new stream a span of its own: a hole, or a part of the longest stretch that is under way."""
+        total = self.growing.total
+        if total is None:
+            return
+        hole = self._next_hole()
+        if hole is None:
+            if not self._streams:
+                return
+            longest = max(self._streams, key=lambda s: (total if s.stop is None else s.stop) - s.at)
+            stop = total if longest.stop is None else longest.stop
+            start = -(-(longest.at + min(SPAN, (stop - longest.at) // 2)) // PIECE) * PIECE
+            if stop - start < PIECE:
+                return
+            longest.stop = start
+            hole = (start, stop)
+        start, end = hole
+        self._run(self._ask(start, min(start + SPAN, total if end is None else end)))
 
     # -- the disk
 
     def _write(self) -> None:
-        if self._writing:
+        if self._writing or self.over.called:
             return
-        if self._error is not None:
-            self._finish()
+        if self._ending:
+            self._close()
         elif self._queue:
             batch, self._queue = self._queue, []
             self._writing = True
-            self._in_thread(self._partial.append, batch).addCallbacks(self._written, self._disk_failed)
-        elif self._complete:
+            self._in_thread(self._write_batch, batch).addCallbacks(self._written, self._disk_failed)
+        elif self._next_hole() is None and not self._streams and not self._opening:
             self._writing = True
-            self._verify()
+            self._in_thread(self._finish).addCallbacks(self._verified, self._disk_failed)
+
+    def _write_batch(self, batch: "list[tuple[int, list[bytes]]]") -> int:
+        """In a thread. Returns how many bytes of the queue that was."""
+        self._partial.expect(self.growing.total)
+        count = 0
+        for offset, pieces in batch:
+            data = b"".join(pieces)
+            self._partial.write(offset, data)
+            count += len(data)
+        for _ in range(BATCH_CATCH_UP):
+            if not self._partial.catch_up():
+                break
+        return count
 
     def _written(self, count: int) -> None:
         self._writing = False
         self._queued -= count
-        self.watermark += count
+        self.growing.grown(self._partial.committed)
         if self._paused and self._queued < QUEUE_LOW:
-            self._paused = False
-            self._response.resume()
-        self._tell_readers()
+            self._pause(False)
         self._write()
+
+    def _finish(self) -> bool:
+        """In a thread: is it the blob?"""
+        self._partial.expect(self.growing.total)
+        while self._partial.catch_up():
+            pass
+        right = self._partial.is_right()
+        if right:
+            self._partial.verified()
+        return right
+
+    def _verified(self, right: bool) -> None:
+        self.growing.grown(self._partial.committed)
+        if not right:
+            self._wrong(f"{self.growing.watermark} bytes with another digest")
+            return
+        self._ending = True
+        self.growing.verified()
+        self._in_thread(self._store.commit, self._partial).addCallbacks(self._committed, self._not_committed)
+
+    def _committed(self, _: None) -> None:
+        self._writing = False
+        self._stored(self.growing)
+        self._close()
+
+    def _not_committed(self, failure: Failure) -> None:
+        self._writing = False
+        log.error(
+            "{digest} could not be stored: {why}",
+            digest=str(self.growing.digest),
+            why=failure.getErrorMessage(),
+        )
+        self._close()
 
     def _disk_failed(self, failure: Failure) -> None:
         self._writing = False
-        log.error(
-            "the store failed while {digest} was filled: {why}",
-            digest=str(self.digest),
-            why=failure.getErrorMessage(),
-        )
-        self._fail(FillFailed(f"the store failed: {failure.getErrorMessage()}"))
-        self._response.abandon()
-
-    def _verify(self) -> None:
-        if not self._partial.verified() or self.total not in (None, self.watermark):
-            log.error(
-                "upstream sent wrong bytes for {digest}: {count} bytes with another digest; nothing was stored",
-                digest=str(self.digest),
-                count=self.watermark,
-            )
-            self._partial.discard()
-            self._writing = False
-            self._fail(FillFailed(f"upstream sent wrong bytes for {self.digest}"))
+        if failure.check(Conflict):
+            self._wrong(failure.getErrorMessage())
             return
-        self._verified = True
-        self._tell_readers()
-        self._in_thread(self._store.commit, self._partial).addCallbacks(self._committed, self._disk_failed)
+        if not failure.check(OSError):
+            log.failure("writing {digest} failed", failure, digest=str(self.growing.digest))
+        self._end(StoreFailed(f"the store failed: {failure.getErrorMessage()}"), final=True)
 
-    def _committed(self, _: None) -> None:
-        self._stored(self)
-        self._finish()
+    def _wrong(self, what: str) -> None:
+        log.error(
+            "upstream sent wrong bytes for {digest}: {what}; nothing was stored",
+            digest=str(self.growing.digest),
+            what=what,
+        )
+        self._writing = False
+        self._discard = True
+        self._end(FillFailed(f"upstream sent wrong bytes for {self.growing.digest}"), final=True)
 
     # -- ends
 
-    def _fail(self, error: FillFailed) -> None:
-        if self._error is None and not self._verified:
-            self._error = error
-            self._queue.clear()
-            self._tell_readers()
-        if not self._writing:
-            self._finish()
+    _discard: bool = field(default=False, init=False)
+    _final: bool = field(default=False, init=False)
 
-    def _finish(self) -> None:
-        if not self.ended.called:
+    def stop(self, why: str) -> None:
+        """Stop here; what is on the disk stays, for another worker or a later fill to go on with."""
+        self._end(FillFailed(f"the fill of {self.growing.digest} was stopped: {why}"), final=False)
+
+    def _give_up(self, why: str) -> None:
+        self._end(FillFailed(f"{self.growing.digest} could not be downloaded: {why}"), final=True)
+
+    def _end(self, error: FillFailed, final: bool) -> None:
+        """`final` is for everybody, the followers in other processes included."""
+        if self._ending:
+            return
+        self._ending, self._final = True, final
+        self.growing.failed(error)
+        for stream in list(self._streams):
+            stream.end(None)
+        self._write()
+
+    def _close(self) -> None:
+        self._ending = True
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        self._writing = True
+        self._in_thread(self._let_go).addBoth(self._closed)
+
+    def _let_go(self) -> None:
+        """In a thread."""
+        try:
+            if self._final:
+                self._partial.give_up()
+            if self._discard:
+                self._partial.discard()
+        finally:
             self._partial.close()
-            self.ended.callback(None)
+
+    def _closed(self, result: "Failure | None") -> None:
+        if isinstance(result, Failure):
+            log.error("a partial could not be closed: {why}", why=result.getErrorMessage())
+        self.over.callback(None)
 
 
-class Fills:
-    """The fills of this process, by digest."""
-
-    def __init__(
-        self, store: Store, in_thread: InThread, abandon_below: float, stored: Callable[[Fill], None]
-    ) -> None:
-        self._store = store
-        self._in_thread = in_thread
-        self._abandon_below = abandon_below
-        self._stored = stored
-        self._under_way: dict[Digest, Fill] = {}
-        self.wrong_digests = 0
-
-    def get(self, digest: Digest) -> Fill | None:
-        """The fill of a digest, while it can be followed."""
-        fill = self._under_way.get(digest)
-        return None if fill is None or fill.failed else fill
-
-    async def start(self, digest: Digest, response: Response) -> Fill:
-        """Begin to store the body of `response`. Raises OSError when the store does not take it."""
-        earlier = self._under_way.get(digest)
-        if earlier is not None:
-            await _after(earlier.ended)  # a failed one that still holds the file
-        partial: Any = await self._in_thread(self._store.start, digest, response.length)
-        fill = Fill(
-            digest,
-            response.length,
-            response,
-            partial,
-            self._store,
-            self._in_thread,
-            self._abandon_below,
-            self._stored,
-        )
-        self._under_way[digest] = fill
-        fill.ended.addCallback(self._over, fill)
-        fill.begin()
-        return fill
-
-    def _over(self, _: None, fill: Fill) -> None:
-        if self._under_way.get(fill.digest) is fill:
-            del self._under_way[fill.digest]
-
-    async def stop(self) -> None:
-        """Stop all of them, leaving their partials."""
-        for fill in list(self._under_way.values()):
-            fill.stop("regcachd is stopping")
-        for fill in list(self._under_way.values()):
-            await _after(fill.ended)
+def begins_at(response: Response) -> int | None:
+    """The offset of a response's first byte; None when it does not say, or not in a way that can be understood."""
+    if response.status == 200:
+        return 0
+    header = response.header(b"content-range")
+    found = None if header is None else parse_content_range(header.decode("latin-1"))
+    return None if found is None else found[0]
 
 
-def _after(event: "Deferred[None]") -> "Deferred[None]":
-    """A Deferred of one's own that fires when `event` has."""
-    waiter: Deferred[None] = Deferred()
-
-    def tell(_: None) -> None:
-        waiter.callback(None)
-
-    event.addCallback(tell)
-    return waiter
+def total_of(response: Response) -> int | None:
+    """How large the whole blob is, by what a 200 or 206 says."""
+    if response.status == 200:
+        return response.length
+    header = response.header(b"content-range")
+    found = None if header is None else parse_content_range(header.decode("latin-1"))
+    return None if found is None else found[2]

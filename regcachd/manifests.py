@@ -161,10 +161,8 @@ class Manifests:
         shared = self._registry.shared
         try:
             await shared.in_thread(shared.store.put, digest, body)
-        except BlockingIOError:
-            pass  # another request is storing the same bytes at this moment
         except OSError as error:
-            log.error("the manifest {digest} could not be stored: {why}", digest=str(digest), why=error)
+            shared.trouble.report(error)
             return
         shared.index.add(digest, len(body), media_type, shared.now())
 

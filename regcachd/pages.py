@@ -6,6 +6,7 @@ from attrs import frozen
 
 from . import __version__
 from .pki import CA
+from .trouble import Trouble
 from .web import Request
 
 _PAGE = """\
@@ -40,6 +41,7 @@ class Pages:
 
     ca: CA
     registries: tuple[str, ...]
+    trouble: Trouble
 
     async def respond(self, request: Request) -> None:
         """Answer a request that came in plain HTTP."""
@@ -62,7 +64,8 @@ class Pages:
             name = (b"Content-Disposition", b'attachment; filename="regcachd.crt"')
             request.answer(200, [kind, name], self.ca.root_pem)
         elif request.path == b"/healthz":
-            _text(request, 200, "ok")
+            what = self.trouble.what
+            _text(request, 200, "ok" if what is None else f"ok, but nothing is cached: {what}")
         else:
             _text(request, 404, "no such page; / says what this is")
 

@@ -1,105 +1,285 @@
 """A partial: the file of a blob that is being filled, and how far it is.
 
-    <hex>          the bytes so far
-    <hex>.state    two little-endian 64-bit numbers, total and committed (both bytes; total is 2**64-1 while
-                   unknown); committed never exceeds what is in the file
+    <hex>          the bytes so far, perhaps with holes
+    <hex>.state    little-endian 64-bit numbers, then one byte per piece; shared by all workers
+                     total       bytes of the whole blob, 2**64-1 while unknown
+                     committed   bytes from the start that are written and hashed
+                     phase       0 filling, 1 verified, 2 given up
+                   and a 1 for every piece of PIECE bytes that is whole though it lies ahead of `committed`
 
-The file is locked (flock) by whoever fills it, so that a digest is downloaded once, and a lock whose
-holder was killed is freed by the kernel.
+The file is locked (flock) by the one process that fills it, so that a digest is downloaded once; the lock of a
+process that was killed is freed by the kernel. Followers watch both files (see follow.py). The state is read and
+written with system calls rather than mapped: those tell inotify, and a bad disk answers them with an error
+where it would kill a process that has the file mapped.
+
+Bytes are hashed in order. Those that arrive at the front are hashed on their way to the file; those written
+ahead by other connections are read back, from the page cache, when the front reaches them.
 """
 
 import errno
 import fcntl
-import mmap
 import os
 import struct
-from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 
+from attrs import frozen
+
+from .errors import RegcachdError
+from .extents import Extents
 from .reference import Digest
 
-_STATE = struct.Struct("<QQ")
+PIECE = 8 * 1024 * 1024
+"""Bytes written ahead that survive a crash together."""
+_PIECES = 16 * 1024
+"""Pieces the state file has room for: blobs of 128 GiB; beyond that, bytes written ahead are lost in a crash."""
+_HEAD = struct.Struct("<QQQ")
 _UNKNOWN = 2**64 - 1
+STATE_SIZE = _HEAD.size + _PIECES
+_READ_BACK = 1024 * 1024
+
+
+class Phase(IntEnum):
+    """What the filler says of its fill."""
+
+    FILLING = 0
+    VERIFIED = 1
+    GIVEN_UP = 2
+
+
+class Conflict(RegcachdError):
+    """Upstream sends other bytes than it sent before."""
+
+
+@frozen
+class State:
+    """The numbers of a state file."""
+
+    total: int | None
+    committed: int
+    phase: Phase
+
+    @classmethod
+    def read(cls, fd: int) -> "State":
+        """Read them; a damaged file says that nothing is known. Raises OSError."""
+        data = os.pread(fd, _HEAD.size, 0)
+        if len(data) < _HEAD.size:
+            return cls(None, 0, Phase.FILLING)
+        total, committed, phase = _HEAD.unpack(data)
+        if phase > Phase.GIVEN_UP or (total != _UNKNOWN and committed > total):
+            return cls(None, 0, Phase.FILLING)
+        return cls(None if total == _UNKNOWN else total, committed, Phase(phase))
+
+
+def state_path(path: Path) -> Path:
+    """The state file of the partial at `path`."""
+    return path.with_name(path.name + ".state")
 
 
 class Partial:
-    """An open, locked partial. Its methods wait for the disk and belong into a disk thread."""
+    """An open, locked partial. Its methods wait for the disk: they belong into a disk thread, one at a time."""
 
-    def __init__(self, path: Path, digest: Digest, fd: int, state: mmap.mmap) -> None:
+    def __init__(self, path: Path, digest: Digest, lock_fd: int) -> None:
+        """Take over the lock on the file at `path`; on an error, which is an OSError, the lock stays the caller's."""
         self.path = path
         self.digest = digest
-        self.fd = fd
-        self.size = 0
-        self._state = state
+        self._state_fd = _open_state(path)
+        try:
+            state = State.read(self._state_fd)
+            # opened for writing apart from the lock: that the last writer is gone is what followers hear of
+            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            os.close(self._state_fd)
+            raise
+        self.lock_fd = lock_fd
+        self.total = state.total
+        """Bytes of the whole blob, None while unknown."""
+        self.committed = 0
+        """The front: bytes from the start that are written and hashed."""
+        self.there = Extents()
+        """What has been written, the front included."""
         self._hasher = digest.hasher()
+        self._found = state.committed
 
     @classmethod
-    def create(cls, path: Path, digest: Digest, total: int | None) -> "Partial":
-        """Open and lock the file at `path`, emptying what an earlier fill has left.
+    def acquire(cls, path: Path, digest: Digest) -> "Partial | None":
+        """Open and lock the file at `path`, made if need be; None when another process fills it.
 
-        Raises BlockingIOError when another process fills it, OSError when the disk does not let us.
+        What an earlier fill has left is kept; `resume` makes use of it. Raises OSError.
         """
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            state_fd = os.open(_state_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        while True:
+            lock_fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
-                os.pwrite(
-                    state_fd, _STATE.pack(_UNKNOWN if total is None else total, 0), 0
-                )  # so that ENOSPC is here
-                state = mmap.mmap(state_fd, _STATE.size)
-            finally:
-                os.close(state_fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return cls(path, digest, fd, state)
+                if not try_lock(lock_fd):
+                    os.close(lock_fd)
+                    return None
+                if is_at(lock_fd, path):
+                    return cls(path, digest, lock_fd)
+            except OSError:
+                os.close(lock_fd)
+                raise
+            os.close(lock_fd)  # it was stored or discarded between our open and our lock
 
-    def append(self, pieces: Sequence[bytes]) -> int:
-        """Write and hash the next bytes; returns how many they were. Raises OSError."""
-        views = [memoryview(piece) for piece in pieces]
-        for piece in pieces:
-            self._hasher.update(piece)
-        written = 0
-        while views:
-            count = os.pwritev(self.fd, views[:512], self.size + written)
-            if not count:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            written += count
-            while views and count >= len(views[0]):
-                count -= len(views.pop(0))
-            if count:
-                views[0] = views[0][count:]
-        self.size += written
-        self._state[8:16] = self.size.to_bytes(8, "little")
-        return written
+    # -- the beginning
 
-    def verified(self) -> bool:
-        """Do the bytes so far have the digest?"""
-        return self._hasher.hexdigest() == self.digest.hex
+    def resume(self) -> int:
+        """Hash what an earlier fill has left; returns how many bytes need not come again. Raises OSError."""
+        size = os.fstat(self.fd).st_size
+        stretches = [(0, self._found)]
+        if self.total is not None:
+            flags = os.pread(self._state_fd, _PIECES, _HEAD.size)
+            ends = (
+                (number * PIECE, min((number + 1) * PIECE, self.total))
+                for number, flag in enumerate(flags)
+                if flag
+            )
+            stretches.extend(ends)
+        for start, stop in stretches:
+            if start < min(stop, size):
+                self.there.add(start, min(stop, size))
+        while self.catch_up():
+            pass
+        return self.committed
+
+    def expect(self, total: int | None) -> None:
+        """Upstream says how large the blob is. Raises Conflict when it said otherwise before, OSError."""
+        if total is None:
+            return
+        if self.total not in (None, total) or self.committed > total:
+            raise Conflict(f"upstream says that {self.digest} has {total} bytes; it said {self.total} before")
+        self.total = total
+        self._say(Phase.FILLING)
+
+    def restart(self) -> None:
+        """Forget what is there. Raises OSError."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self._state_fd, bytes(_PIECES), _HEAD.size)
+        self.total, self.committed, self.there = None, 0, Extents()
+        self._hasher = self.digest.hasher()
+        self._say(Phase.FILLING)
+
+    # -- bytes
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write bytes at `offset`; bytes before the front are compared instead. Raises Conflict, OSError."""
+        view = memoryview(data)
+        known = min(len(view), max(0, self.committed - offset))
+        if known:
+            if os.pread(self.fd, known, offset) != view[:known]:
+                raise Conflict(f"upstream sends other bytes for {self.digest} than before")
+            offset, view = offset + known, view[known:]
+        if not view:
+            return
+        at_front = offset == self.committed
+        if at_front:
+            self._hasher.update(view)
+        _write_all(self.fd, view, offset)
+        stretch = self.there.add(offset, offset + len(view))
+        if at_front:
+            self.committed += len(view)
+        else:
+            self._note_pieces(offset, offset + len(view), stretch)
+        self._say(Phase.FILLING)
+
+    def catch_up(self) -> bool:
+        """Hash some of what others have written at the front; False when there is nothing. Raises OSError."""
+        count = min(self.there.reach(self.committed) - self.committed, _READ_BACK)
+        if not count:
+            return False
+        data = os.pread(self.fd, count, self.committed)
+        if not data:
+            raise OSError(errno.EIO, "the partial is shorter than it was")
+        self._hasher.update(data)
+        self.committed += len(data)
+        self._say(Phase.FILLING)
+        return True
+
+    def _note_pieces(self, start: int, stop: int, stretch: tuple[int, int]) -> None:
+        """Note the pieces that became whole with the bytes [start, stop) of `stretch`."""
+        for number in range(start // PIECE, min(-(-stop // PIECE), _PIECES)):
+            end = (number + 1) * PIECE if self.total is None else min((number + 1) * PIECE, self.total)
+            if stretch[0] <= number * PIECE and end <= stretch[1]:
+                os.pwrite(self._state_fd, b"\1", _HEAD.size + number)
+
+    def _say(self, phase: Phase) -> None:
+        total = _UNKNOWN if self.total is None else self.total
+        os.pwrite(self._state_fd, _HEAD.pack(total, self.committed, phase), 0)
+
+    # -- the end
+
+    def is_right(self) -> bool:
+        """Are all bytes there, and do they have the digest?"""
+        whole = self.total in (None, self.committed)
+        return whole and self._hasher.hexdigest() == self.digest.hex
+
+    def verified(self) -> None:
+        """Tell the followers that the digest is right. Raises OSError."""
+        self._say(Phase.VERIFIED)
 
     def sync(self) -> None:
         """Make the bytes durable, and read-only. Raises OSError."""
+        os.ftruncate(self.fd, self.committed)
         os.fchmod(self.fd, 0o440)
         os.fsync(self.fd)
 
+    def give_up(self) -> None:
+        """Tell the followers that there will be no more; what is there stays for a later fill. Raises OSError."""
+        self._say(Phase.GIVEN_UP)
+
     def forget_state(self) -> None:
         """Remove the state file: the blob is stored."""
-        _state_path(self.path).unlink(missing_ok=True)
+        state_path(self.path).unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove the files: the bytes were wrong."""
+        """Remove the files: the bytes are wrong."""
         self.path.unlink(missing_ok=True)
         self.forget_state()
 
     def close(self) -> None:
-        """Give up the lock and the descriptor; the files stay as they are."""
+        """Give up the lock and the descriptors; the files stay as they are."""
         if self.fd >= 0:
-            self._state.close()
+            # before the descriptor whose closing followers hear of, and said in so many words: readers may
+            # hold duplicates of this one
+            fcntl.flock(self.lock_fd, fcntl.LOCK_UN)
+            os.close(self.lock_fd)
+            os.close(self._state_fd)
             os.close(self.fd)
-            self.fd = -1
+            self.fd = self.lock_fd = self._state_fd = -1
 
 
-def _state_path(path: Path) -> Path:
-    return path.with_name(path.name + ".state")
+def try_lock(fd: int) -> bool:
+    """Become the one who fills the open file, if nobody is."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _open_state(path: Path) -> int:
+    fd = os.open(state_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        if os.fstat(fd).st_size != STATE_SIZE:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, _HEAD.pack(_UNKNOWN, 0, Phase.FILLING) + bytes(_PIECES), 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Does the name still lead to the open file?"""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _write_all(fd: int, view: memoryview, offset: int) -> None:
+    while view:
+        count = os.pwrite(fd, view, offset)
+        if not count:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        view = view[count:]
+        offset += count

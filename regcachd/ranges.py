@@ -14,6 +14,9 @@ from attrs import frozen
 _SINGLE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNORECASE | re.ASCII)
 
 
+_CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.ASCII | re.IGNORECASE)
+
+
 @frozen
 class Whole:
     """Send everything, with 200."""
@@ -73,3 +76,18 @@ def content_range(part: Part, size: int) -> str:
 def unsatisfied_range(size: int) -> str:
     """The Content-Range of a 416."""
     return f"bytes */{size}"
+
+
+def parse_content_range(header: str) -> tuple[int, int, int | None] | None:
+    """A 206's Content-Range (RFC 9110 section 14.4) as start, stop (exclusive) and size of the whole, None for "*".
+
+    None altogether for what is not well-formed or contradicts itself.
+    """
+    found = _CONTENT_RANGE.fullmatch(header.strip())
+    if found is None:
+        return None
+    start, last = int(found[1]), int(found[2])
+    whole = None if found[3] == "*" else int(found[3])
+    if last < start or (whole is not None and last >= whole):
+        return None
+    return start, last + 1, whole

@@ -9,7 +9,8 @@ from twisted.logger import Logger
 from .access import Access, decide_access
 from .config import Limits, Registry
 from .evidence import Credential, Proofs
-from .fill import Fills
+from .fill import Patience
+from .fills import Fills, Settings
 from .http1 import Response
 from .index import Index
 from .reference import Digest, Repository
@@ -17,6 +18,7 @@ from .relay import Answer, asking
 from .singleflight import SingleFlight
 from .store import Store
 from .transport import InThread
+from .trouble import Trouble
 from .upstream import REDIRECTS, Upstream
 from .web import Request
 
@@ -36,6 +38,7 @@ class Shared:
     store: Store
     index: Index
     fills: Fills
+    trouble: Trouble
     proofs: Proofs
     limits: Limits
     in_thread: InThread
@@ -56,6 +59,16 @@ class CachedRegistry:
     def settings(self) -> Registry:
         """Its configuration."""
         return self.upstream.registry
+
+    @property
+    def fill_settings(self) -> Settings:
+        """How fills from this registry are done."""
+        settings = self.settings
+        return Settings(
+            Patience(settings.retries, longest_delay=settings.retry_delay),
+            settings.connections,
+            self.shared.limits.fill_abandon,
+        )
 
     def repository(self, name: str) -> Repository:
         """A repository of this registry; `name` has been parsed by routes.py."""

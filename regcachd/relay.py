@@ -155,6 +155,13 @@ async def stream(request: Request, response: Response, added: Iterable[tuple[byt
         response.abandon()
         return
     request.begin(response.status, downward(response.headers, *added), response.length)
+    await pour(request, response)
+    if not request.gone:
+        request.finish()
+
+
+async def pour(request: Request, response: Response) -> None:
+    """Send the body only. Raises UpstreamFailed."""
     taker = _Stream(request, response)
     request.registerProducer(taker, True)
     try:
@@ -163,5 +170,3 @@ async def stream(request: Request, response: Response, added: Iterable[tuple[byt
     finally:
         if not request.gone:
             request.unregisterProducer()
-    if not request.gone:
-        request.finish()

@@ -93,6 +93,9 @@ class RegistryDefaults:
     ca: str | None = optional(text)
     timeout: float = key("60s", within(parse_duration, "100ms", "1h"))
     access_ttl: float = key("5m", within(parse_duration, "0s", "1d"))
+    connections: int = key(4, within(count, 1, 16))
+    retries: int = key(8, within(count, 0, 1000))
+    retry_delay: float = key("15s", within(parse_duration, "10ms", "1h"))
 
 
 @frozen
@@ -120,6 +123,9 @@ class Registry:
     insecure: bool
     timeout: float
     access_ttl: float
+    connections: int
+    retries: int
+    retry_delay: float
     blob_probe: BlobProbe
 
 
@@ -137,6 +143,9 @@ def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefault
         insecure=keys.insecure,
         timeout=keys.timeout,
         access_ttl=keys.access_ttl,
+        connections=keys.connections,
+        retries=keys.retries,
+        retry_delay=keys.retry_delay,
         blob_probe=blob_probe(url),
     )
 

@@ -25,8 +25,9 @@ from .endpoints import Endpoints
 from .errors import RegcachdError
 from .eviction import Eviction
 from .evidence import Proofs
-from .fill import Fill, Fills
+from .fills import Fills
 from .frontdoor import FrontDoor
+from .growing import Growing
 from .guard import Rule, never_ours
 from .index import Index
 from .pages import Pages
@@ -36,6 +37,7 @@ from .singleflight import SingleFlight
 from .store import Store
 from .tls import LeafContexts
 from .transport import DualPort, use_direct_transport
+from .trouble import Trouble
 from .upstream import Upstream
 from .web import Request, WebFactory
 
@@ -88,11 +90,13 @@ class RegcacheService(Service):
         store = Store(Path(config.store.path))
         store.prepare()
         self._index = Index(store.index_path)
-        self.fills = Fills(store, self._writers.run, config.limits.fill_abandon, self._blob_stored)
+        self.fills = Fills(reactor, store, self._writers.run, self._blob_stored)
+        self._trouble = Trouble(reactor.seconds)
         shared = Shared(
             store=store,
             index=self._index,
             fills=self.fills,
+            trouble=self._trouble,
             proofs=Proofs(),
             limits=config.limits,
             in_thread=self._writers.run,
@@ -107,7 +111,7 @@ class RegcacheService(Service):
             name: Endpoints(CachedRegistry(shared, upstream), openings)
             for name, upstream in self._upstreams.items()
         }
-        self._pages = Pages(self.ca, tuple(sorted(config.registries)))
+        self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble)
         self._contexts = LeafContexts(self.ca, utc_now, self._names_beside)
         web = WebFactory(reactor, self._respond, config.limits.head_size)
         self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule)
@@ -144,10 +148,10 @@ class RegcacheService(Service):
                 names |= hosts
         return frozenset(names)
 
-    def _blob_stored(self, fill: Fill) -> None:
+    def _blob_stored(self, blob: Growing) -> None:
+        self._index.add(blob.digest, blob.watermark, None, self._now())
+        log.info("stored {digest}, {size} bytes", digest=str(blob.digest), size=blob.watermark)
         self.eviction.wake()
-        self._index.add(fill.digest, fill.watermark, None, self._now())
-        log.info("stored {digest}, {size} bytes", digest=str(fill.digest), size=fill.watermark)
 
     async def _respond(self, request: Request) -> None:
         registry = request.channel.registry

@@ -79,9 +79,9 @@ class Store:
             return None
         return OpenBlob(fd, os.fstat(fd).st_size)
 
-    def start(self, digest: Digest, total: int | None) -> Partial:
-        """Begin a blob anew. Raises OSError."""
-        return Partial.create(self.partial_path(digest), digest, total)
+    def acquire(self, digest: Digest) -> Partial | None:
+        """Begin or go on with a blob; None when another process is at it. Raises OSError."""
+        return Partial.acquire(self.partial_path(digest), digest)
 
     def commit(self, partial: Partial) -> None:
         """Make a verified partial a blob, durably. Raises OSError; then the blob is not stored."""
@@ -105,9 +105,11 @@ class Store:
 
     def put(self, digest: Digest, data: bytes) -> None:
         """Store a small blob, a manifest, whose digest the caller has verified. Raises OSError."""
-        partial = self.start(digest, len(data))
+        partial = self.acquire(digest)
+        if partial is None:
+            return  # another process is storing the same bytes
         try:
-            partial.append([data])
+            partial.write(0, data)
             self.commit(partial)
         finally:
             partial.close()

@@ -17,8 +17,8 @@ from twisted.web import http
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
+from .errors import RegcachdError
 from .http1 import UpstreamFailed
-from .transport import FileUnreadable
 
 if TYPE_CHECKING:
     from .config import Registry
@@ -66,8 +66,8 @@ class Request(http.Request):
             status, message = failure.value.status, failure.getErrorMessage()
         elif failure.check(ConnectionClosed):
             return
-        elif failure.check(FileUnreadable):
-            log.error("response cut short: {why}", why=failure.getErrorMessage(), path=self.path)
+        elif failure.check(RegcachdError):
+            log.error("a response failed: {why}", why=failure.getErrorMessage(), path=self.path)
             status, message = 500, failure.getErrorMessage()
         else:
             log.failure("a request failed: {method} {path}", failure, method=self.method, path=self.path)

@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from regcachd.config import parse_config
+from regcachd.guard import Rule, anywhere
 from regcachd.service import RegcacheService
 from regcachd.testing import FakeRegistry
 
@@ -93,10 +94,16 @@ class World:
     """More lines of the registry's table."""
     tables: str = ""
     """More tables of the configuration."""
+    top: str = ""
+    """More keys before all tables."""
+    listen: str = "tcp:0:interface=127.0.0.1"
+    tunnel_rule: Rule = anywhere
+    """Where tunnels may lead; the daemon's own rule would refuse everything on this machine."""
     max_size: int = 2**40
     """Bytes the store may have."""
     clients: list[Client] = field(factory=list)
     service: RegcacheService = field(init=False)
+    is_second: bool = field(default=False, init=False)
 
     async def start(self) -> "World":
         """Start both."""
@@ -114,7 +121,8 @@ class World:
                 (
                     "test.toml",
                     f"""
-                    listen = ["tcp:0:interface=127.0.0.1"]
+                    listen = ["{self.listen}"]
+                    {self.top}
                     state = "{self.directory}/state"
                     [store]
                     path = "{self.directory}/store"
@@ -129,7 +137,7 @@ class World:
                 )
             ]
         )
-        self.service = RegcacheService(reactor, config, tunnel_rule=lambda address: None)
+        self.service = RegcacheService(reactor, config, tunnel_rule=self.tunnel_rule)
         self.service.startService()
 
     @property
@@ -143,12 +151,25 @@ class World:
         self.clients.append(client)
         return client
 
+    async def restart_daemon(self) -> None:
+        """Stop the daemon only, and start it again on the same directory."""
+        await self.service.stopService()
+        self.start_daemon()
+
+    def second(self) -> "World":
+        """Another daemon on the same directory and registry, as a second worker would be."""
+        other = World(self.directory, self.registry, self.settings, self.tables, self.max_size)
+        other.is_second = True
+        other.start_daemon()
+        return other
+
     async def stop(self) -> None:
         """Stop everything, as gently as a service manager does."""
         for client in self.clients:
             client.close()
         await self.service.stopService()
-        await self.registry.stop()
+        if not self.is_second:
+            await self.registry.stop()
 
     def stored(self) -> list[str]:
         """The blobs in the store, by the hex of their digests."""
