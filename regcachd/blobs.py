@@ -13,7 +13,7 @@ from .passing import bring_part, go_on_without_store, pass_whole
 from .ranges import Part, Unsatisfiable, content_range, decide_range, unsatisfied_range
 from .reference import Digest, Repository
 from .registry import CachedRegistry, target_of
-from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, stream
+from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, downward, stream
 from .singleflight import SingleFlight
 from .store import OpenBlob
 from .upstream import Upstream
@@ -164,11 +164,11 @@ class Blobs:
     async def _ask(self, request: Request, repository: Repository, digest: Digest) -> None:
         """HEAD of something we do not have: upstream says, nothing is downloaded."""
         registry = self._registry
-        response = await registry.upstream.request(
-            b"HEAD", target_of("blobs", repository, digest), asking(request), follow=True
-        )
+        response = await registry.head_blob(repository, digest, asking(request))
         self._heard(request, repository, digest, response.status)
-        await stream(request, response, (UNSTORED,))
+        if not request.gone:
+            request.begin(response.status, downward(response.headers, UNSTORED), response.length)
+            request.finish()
 
     def _heard(self, request: Request, repository: Repository, digest: Digest, status: int) -> None:
         """Upstream's answer to this client is evidence for its right, and a yes links digest and repository."""
@@ -208,6 +208,7 @@ class Blobs:
         except FillFailed as error:
             log.info("response cut short: {why}", why=error)
             request.cut()
+            return
         if not request.gone:
             request.finish()
 
@@ -230,7 +231,9 @@ class Blobs:
         start, stop, code = 0, file.size, 200
         if file.size is not None:
             headers.append((b"Accept-Ranges", b"bytes"))
-            part = decide_range(request.header("range"), file.size, request.header("if-range"), etag)
+            # for HEAD a Range means nothing (RFC 9110 section 14.2)
+            wanted = request.header("range") if request.method == b"GET" else None
+            part = decide_range(wanted, file.size, request.header("if-range"), etag)
             if isinstance(part, Unsatisfiable):
                 unsatisfied = (b"Content-Range", unsatisfied_range(file.size).encode())
                 request.answer_error(
@@ -249,7 +252,8 @@ class Blobs:
                 assert stop is not None
                 await request.send_file(file.fd, start, stop - start)
             else:
-                await self._follow(request, digest, source, file, start, stop)
+                if not await self._follow(request, digest, source, file, start, stop):
+                    return
         if isinstance(file, OpenBlob):
             self._registry.shared.index.used(digest, file.size, self._registry.shared.now())
         if not request.gone:
@@ -257,8 +261,8 @@ class Blobs:
 
     async def _follow(
         self, request: Request, digest: Digest, source: Source, growing: Growing, start: int, stop: int | None
-    ) -> None:
-        """Send a growing file, from `start` to `stop` or to its end."""
+    ) -> bool:
+        """Send a growing file, from `start` to `stop` or to its end; False when the response had to be cut."""
         reader = growing.reader(start)
         request.when_gone(reader.close)
         try:
@@ -283,8 +287,10 @@ class Blobs:
             else:
                 log.info("response cut short: {why}", why=error)
                 request.cut()
+                return False
         finally:
             reader.close()
+        return True
 
 
 def _describe(digest: Digest) -> list[tuple[bytes, bytes]]:

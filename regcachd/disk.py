@@ -6,6 +6,8 @@ the one never queues behind the other.
 """
 
 from collections.abc import Callable
+from functools import partial
+from threading import Thread
 from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -23,6 +25,8 @@ class DiskThreads:
     def __init__(self, reactor: IReactorFromThreads, name: str, size: int) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(0, size, name)
+        # a thread that hangs on a dead disk must not keep the process from ending
+        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call `function` in a thread; the Deferred fires in the reactor's thread with what it returns or raises."""

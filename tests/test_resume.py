@@ -26,7 +26,8 @@ REPOSITORY = "team/app"
 
 async def start(directory: Path, settings: str = 'timeout = "1s"\nretry_delay = "20ms"') -> World:
     """A daemon that does not wait long."""
-    return await World(directory, FakeRegistry(reactor), settings=settings).start()
+    tables = '[limits]\nstop_timeout = "0s"'
+    return await World(directory, FakeRegistry(reactor), settings=settings, tables=tables).start()
 
 
 def blob(world: World, size: int = SIZE) -> tuple[Digest, bytes]:
@@ -43,7 +44,7 @@ async def pull(world: World, digest: Digest, **headers: str) -> Reply:
 def sent_by_upstream(world: World) -> list[str]:
     """The Range of every blob GET upstream, "" for none."""
     return [
-        dict((k.lower(), v) for k, v in request.headers).get("range", "")
+        {name.lower(): value for name, value in request.headers.items()}.get("range", "")
         for request in world.registry.requests.matching("GET", "/blobs/")
     ]
 
@@ -193,6 +194,8 @@ async def test_the_other_takes_over(tmp_path: Path) -> None:
     assert not reply.broken
     assert reply.body == data
     assert sent_by_upstream(here)[1:] == [f"bytes={SIZE // 2}-"]
+    for client in here.clients:
+        client.close()
     await other.stop()
     await here.registry.stop()
 

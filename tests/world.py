@@ -102,8 +102,8 @@ class World:
     max_size: int = 2**40
     """Bytes the store may have."""
     clients: list[Client] = field(factory=list)
+    is_second: bool = False
     service: RegcacheService = field(init=False)
-    is_second: bool = field(default=False, init=False)
 
     async def start(self) -> "World":
         """Start both."""
@@ -158,8 +158,9 @@ class World:
 
     def second(self) -> "World":
         """Another daemon on the same directory and registry, as a second worker would be."""
-        other = World(self.directory, self.registry, self.settings, self.tables, self.max_size)
-        other.is_second = True
+        other = World(
+            self.directory, self.registry, self.settings, self.tables, max_size=self.max_size, is_second=True
+        )
         other.start_daemon()
         return other
 
