@@ -5,7 +5,7 @@ from twisted.logger import Logger
 
 from .evidence import Credential
 from .fill import Source
-from .fills import Followed, NotGiven, Started
+from .fills import Followed, NotGiven, Started, Stored
 from .freshness import matches
 from .growing import FillFailed, Growing, StoreFailed
 from .http1 import RawHeaders, Response, UpstreamFailed
@@ -74,7 +74,7 @@ class _Unstored:
     """The store takes nothing: everybody asks upstream for himself."""
 
 
-_Opening = Started | Followed | _Refused | _Unstored
+_Opening = Started | Followed | Stored | _Refused | _Unstored
 
 Openings = SingleFlight[Digest, _Opening]
 """The answers of upstream that are being waited for, shared by all registries: a digest is a digest."""
@@ -125,10 +125,7 @@ class Blobs:
     # -- what we have
 
     def _is_stored(self, digest: Digest) -> bool:
-        blob = self._stored(digest)
-        if blob is not None:
-            blob.close()
-        return blob is not None
+        return self._registry.shared.store.has(digest)
 
     def _stored(self, digest: Digest) -> OpenBlob | None:
         try:

@@ -70,6 +70,15 @@ class Patience:
         return min(self.longest_delay, self.first_delay * 2.0 ** (failures - 1)) * (0.5 + chance / 2)
 
 
+@define
+class _Run:
+    """Bytes that belong one behind the other, waiting for the disk."""
+
+    start: int
+    stop: int
+    pieces: list[bytes]
+
+
 @define(eq=False)
 class Stream:
     """One answer of upstream, bringing the bytes from `at` on (http1.BodyConsumer)."""
@@ -131,7 +140,7 @@ class Fill:
     _opening: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _received_at_failure: int = field(default=0, init=False)
-    _queue: "list[tuple[int, list[bytes]]]" = field(factory=list, init=False)
+    _queue: list[_Run] = field(factory=list, init=False)
     _queued: int = field(default=0, init=False)
     _writing: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
@@ -172,10 +181,11 @@ class Fill:
             return
         self.bytes_received += len(data)
         self._taken.add(offset, offset + len(data))
-        if self._queue and self._queue[-1][0] + sum(map(len, self._queue[-1][1])) == offset:
-            self._queue[-1][1].append(data)
+        if self._queue and self._queue[-1].stop == offset:
+            self._queue[-1].pieces.append(data)
+            self._queue[-1].stop += len(data)
         else:
-            self._queue.append((offset, [data]))
+            self._queue.append(_Run(offset, offset + len(data), [data]))
         self._queued += len(data)
         if self._queued > QUEUE_HIGH and not self._paused:
             self._pause(True)
@@ -350,14 +360,13 @@ class Fill:
             self._writing = True
             self._in_thread(self._finish).addCallbacks(self._verified, self._disk_failed)
 
-    def _write_batch(self, batch: "list[tuple[int, list[bytes]]]") -> int:
+    def _write_batch(self, batch: list[_Run]) -> int:
         """In a thread. Returns how many bytes of the queue that was."""
         self._partial.expect(self.growing.total)
         count = 0
-        for offset, pieces in batch:
-            data = b"".join(pieces)
-            self._partial.write(offset, data)
-            count += len(data)
+        for run in batch:
+            self._partial.write(run.start, b"".join(run.pieces))
+            count += run.stop - run.start
         for _ in range(BATCH_CATCH_UP):
             if not self._partial.catch_up():
                 break
@@ -437,12 +446,11 @@ class Fill:
 
     def _end(self, error: FillFailed, final: bool) -> None:
         """`final` is for everybody, the followers in other processes included."""
-        if self._ending:
-            return
-        self._ending, self._final = True, final
-        self.growing.failed(error)
-        for stream in list(self._streams):
-            stream.end(None)
+        if not self._ending:
+            self._ending, self._final = True, final
+            self.growing.failed(error)
+            for stream in list(self._streams):
+                stream.end(None)
         self._write()
 
     def _close(self) -> None:

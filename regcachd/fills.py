@@ -57,6 +57,11 @@ class Followed:
 
 
 @frozen
+class Stored:
+    """The digest is stored already: another process has just done so."""
+
+
+@frozen
 class NotGiven:
     """Upstream answered with something other than the blob."""
 
@@ -95,7 +100,9 @@ class Fills:
         if entry is not None and source not in entry.sources:
             entry.sources.append(source)
 
-    async def open(self, digest: Digest, source: Source, settings: Settings) -> Started | Followed | NotGiven:
+    async def open(
+        self, digest: Digest, source: Source, settings: Settings
+    ) -> Started | Followed | Stored | NotGiven:
         """Begin to fill, go on with what is left of an earlier fill, or follow another process.
 
         Raises OSError when the store does not take it, UpstreamFailed. One call at a time for a digest.
@@ -106,9 +113,11 @@ class Fills:
                 if earlier.growing.error is None:
                     return Followed(earlier.growing)
                 await _after(earlier)
-            partial: Partial | None = await self._in_thread(self._store.acquire, digest)
+            partial: Partial | None = await self._in_thread(self._acquire, digest)
             if partial is not None:
                 return await self._start(partial, source, settings)
+            if self._store.has(digest):
+                return Stored()
             follower = Follower.open(
                 self._store.partial_path(digest),
                 digest,
@@ -123,18 +132,30 @@ class Fills:
                 follower.begin()
                 return Followed(follower.growing)
 
+    def _acquire(self, digest: Digest) -> Partial | None:
+        """In a thread: the lock on the partial, unless another has it, or has stored the blob before we got it."""
+        partial = self._store.acquire(digest)
+        if partial is not None and self._store.has(digest):
+            partial.discard()
+            partial.close()
+            return None
+        return partial
+
     async def _start(self, partial: Partial, source: Source, settings: Settings) -> Started | NotGiven:
+        response = None
         try:
             response, start = await self._first_answer(partial, source)
+            if response.status not in (200, 206):
+                await self._in_thread(partial.close)
+                return NotGiven(response)
+            growing = Growing(partial.digest, os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC))
         except BaseException:
+            if response is not None:
+                response.abandon()
             await self._in_thread(partial.close)
             raise
-        if response.status not in (200, 206):
-            await self._in_thread(partial.close)
-            return NotGiven(response)
-        growing = Growing(partial.digest, os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC))
-        entry = self._begin(growing, partial, deque([source], SOURCES), settings)
-        entry.begin(response, start)
+        fill = self._begin(growing, partial, deque([source], SOURCES), settings)
+        fill.begin(response, start)
         return Started(growing)
 
     async def _first_answer(self, partial: Partial, source: Source) -> tuple[Response, int]:

@@ -81,6 +81,10 @@ class Store:
             return None
         return OpenBlob(fd, os.fstat(fd).st_size)
 
+    def has(self, digest: Digest) -> bool:
+        """Is there such a blob?"""
+        return os.access(self.blob_path(digest), os.F_OK)
+
     def acquire(self, digest: Digest) -> Partial | None:
         """Begin or go on with a blob; None when another process is at it. Raises OSError."""
         return Partial.acquire(self.partial_path(digest), digest)
