@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
+from os import fsdecode
 from pathlib import Path
 from platform import node
 from typing import Any
@@ -282,8 +283,6 @@ def _cannot_listen(description: str, error: Exception) -> str:
 
 def _address(port: Any) -> str:
     host = port.getHost()
-    return (
-        f"port {host.port}"
-        if isinstance(port, DualPort)
-        else getattr(host, "name", None) or f"{host.host}:{host.port}"
-    )
+    if isinstance(port, UnixPort):
+        return fsdecode(host.name)
+    return f"port {host.port}" if isinstance(port, DualPort) else f"{host.host}:{host.port}"
