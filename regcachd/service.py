@@ -32,6 +32,7 @@ from .guard import Rule, never_ours
 from .index import Index
 from .pages import Pages
 from .pki import CA, PkiError, open_ca
+from .recent import RecentManifests
 from .registry import CachedRegistry, Shared
 from .singleflight import SingleFlight
 from .store import Store
@@ -95,6 +96,7 @@ class RegcacheService(Service):
             index=self._index,
             fills=self.fills,
             proofs=Proofs(),
+            recent=RecentManifests(),
             limits=config.limits,
             in_thread=self._writers.run,
             now=now,
