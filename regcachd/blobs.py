@@ -106,6 +106,8 @@ class Blobs:
                 digest, lambda: self._open(request, repository, digest, source)
             )
             if isinstance(opening, Started) and mine:
+                if opening.growing.error is not None:
+                    raise UpstreamFailed(str(opening.growing.error))
                 await self._send(request, digest, source, opening.growing, MISS)
                 return
             if isinstance(opening, _Unstored):
