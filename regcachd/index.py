@@ -1,12 +1,14 @@
 """The index: what the store's files cannot say, in SQLite.
 
 Which repository has which digest (links), what manifest a tag named last (tags), media types, sizes and last
-uses. Losing it loses no content: blobs are found by their files, links are proved again by asking upstream.
+uses. Losing it loses no content: blobs are found by their files, links are proved again by asking upstream. What
+upstream has said of credentials (proofs) is here too, because the workers share it; it ends with the daemon.
 
 Every method is one small statement on a local WAL file and takes some ten microseconds, so they are called
 in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint`, for a disk thread.
 """
 
+import math
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,8 +37,18 @@ CREATE TABLE IF NOT EXISTS tags (
     digest TEXT NOT NULL, media_type TEXT NOT NULL, checked REAL NOT NULL,
     PRIMARY KEY (registry, repository, tag, accept)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS proofs (
+    registry TEXT NOT NULL, repository TEXT NOT NULL, credential BLOB NOT NULL, at REAL NOT NULL,
+    UNIQUE (registry, repository, credential)
+);
+CREATE INDEX IF NOT EXISTS proofs_by_age ON proofs (at);
 """
 _VERSION = 1
+
+MOST_PROOFS = 200_000
+"""Proofs kept; the oldest are forgotten, which costs a request upstream."""
+_BITE = 500
+"""Rows removed in one transaction, so that no other worker waits long for the next."""
 
 
 class Index:
@@ -84,6 +96,45 @@ class Index:
             (repository.registry, repository.name, str(digest)),
         )
         return found.fetchone() is not None
+
+    # -- proofs: credentials, as keyed hashes, that upstream has accepted
+
+    def proof(self, repository: Repository, credential: bytes) -> float | None:
+        """When upstream accepted this credential for this repository, or None."""
+        row = self._db.execute(
+            "SELECT at FROM proofs WHERE registry = ? AND repository = ? AND credential = ?",
+            (repository.registry, repository.name, credential),
+        ).fetchone()
+        return row[0] if row else None
+
+    def set_proof(self, repository: Repository, credential: bytes, now: float) -> None:
+        """Upstream has accepted it."""
+        self._db.execute(
+            "INSERT INTO proofs VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (registry, repository, credential) DO UPDATE SET at = excluded.at",
+            (repository.registry, repository.name, credential, now),
+        )
+
+    def remove_proof(self, repository: Repository, credential: bytes) -> None:
+        """Upstream has refused it."""
+        self._db.execute(
+            "DELETE FROM proofs WHERE registry = ? AND repository = ? AND credential = ?",
+            (repository.registry, repository.name, credential),
+        )
+
+    def forget_proofs(self, before: float, most: int = MOST_PROOFS) -> None:
+        """Remove the proofs made before a time, and the oldest of more than `most`. For a disk thread."""
+        db = self._connect()
+        try:
+            newest = "SELECT at FROM proofs ORDER BY at DESC LIMIT 1 OFFSET ?"
+            surplus = db.execute(newest, (most,)).fetchone()
+            if surplus:
+                before = max(before, math.nextafter(surplus[0], math.inf))
+            old = "SELECT rowid FROM proofs WHERE at < ? LIMIT ?"
+            while db.execute(f"DELETE FROM proofs WHERE rowid IN ({old})", (before, _BITE)).rowcount == _BITE:
+                pass
+        finally:
+            db.close()
 
     # -- blobs
 
