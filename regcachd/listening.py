@@ -49,7 +49,7 @@ def _bind(reactor: Any, description: str, factory: Factory) -> Any:
         listening: Deferred[Any] = serverFromString(reactor, description).listen(factory)
     except CannotListenError as error:
         raise CannotListen(_cannot_listen(description, error)) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise CannotListen(
             f"listen: {description!r} is not an endpoint that Twisted knows: {error}"
         ) from error
@@ -95,7 +95,9 @@ def _address(port: Any) -> str:
     host = port.getHost()
     if isinstance(port, DualPort):
         return f"port {host.port}"
-    return os.fsdecode(host.name) if isinstance(host, UNIXAddress) else f"{host.host}:{host.port}"
+    return (
+        os.fsdecode(host.name or b"unnamed") if isinstance(host, UNIXAddress) else f"{host.host}:{host.port}"
+    )
 
 
 # -- sockets that several processes hold

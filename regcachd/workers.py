@@ -89,7 +89,7 @@ class Worker(ProcessProtocol):
 
 
 class Workers(Service):
-    """A daemon of several processes; `ca` and `ports` as with `RegcacheService`. Raises what `prepare` does."""
+    """A daemon of several processes; raises what `prepare` does. `sources` are those of `config`."""
 
     name = "regcache"
 
@@ -99,14 +99,14 @@ class Workers(Service):
         self.config = config
         self.ca = prepare(config)
         self._secrets = Secrets()
-        self._places = [Place(number) for number in range(1, count + 1)]
+        self.places = [Place(number) for number in range(1, count + 1)]
         self.ports: list[Any] = []
 
     def inheritance(self, number: int) -> Inheritance:
         """What worker `number` gets."""
         return Inheritance(
             number=number,
-            of=len(self._places),
+            of=len(self.places),
             sockets=len(self.ports),
             reactor=type(self._reactor).__module__,
             sources=self._sources,
@@ -126,9 +126,9 @@ class Workers(Service):
         if not self.ports:
             self.privilegedStartService()
         super().startService()
-        for place in self._places:
+        for place in self.places:
             self._fill(place)
-        greet(self.config, self.ca, self.ports, len(self._places))
+        greet(self.config, self.ca, self.ports, len(self.places))
 
     def _fill(self, place: Place) -> None:
         place.replacement = None
@@ -175,7 +175,7 @@ class Workers(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        for place in self._places:
+        for place in self.places:
             if place.replacement is not None:
                 place.replacement.cancel()
                 place.replacement = None
@@ -185,7 +185,7 @@ class Workers(Service):
         for port in ports:
             await _own(port.stopListening())
         if not await self._empty(self.config.limits.stop_timeout + GRACE):
-            for place in self._places:
+            for place in self.places:
                 if place.worker is not None:
                     log.error("worker {number} does not stop, killing it", number=place.number)
                     _kill(place.worker)
@@ -194,7 +194,7 @@ class Workers(Service):
     async def _empty(self, seconds: float) -> bool:
         """Wait until all workers have ended, at most so long; says whether they have."""
         deadline = self._reactor.seconds() + seconds
-        while any(place.worker for place in self._places):
+        while any(place.worker for place in self.places):
             if self._reactor.seconds() > deadline:
                 return False
             await deferLater(self._reactor, 0.02, lambda: None)
