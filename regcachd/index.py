@@ -10,7 +10,8 @@ in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint
 
 import math
 import sqlite3
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .freshness import TagEntry
@@ -45,6 +46,10 @@ CREATE INDEX IF NOT EXISTS proofs_by_age ON proofs (at);
 """
 _VERSION = 1
 
+PATIENCE = 5.0
+"""Seconds to wait for other processes; each of them writes for some ten microseconds."""
+RETRY = 0.0002
+"""Seconds until the next attempt."""
 MOST_PROOFS = 200_000
 """Proofs kept; the oldest are forgotten, which costs a request upstream."""
 _BITE = 500
@@ -59,14 +64,31 @@ class Index:
         self._db = self._connect()
         self._db.executescript(_SCHEMA)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._db.execute("PRAGMA busy_timeout = 0")  # from now on _execute waits
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None, timeout=5.0, cached_statements=64)
+        db = sqlite3.connect(self._path, isolation_level=None, timeout=PATIENCE, cached_statements=64)
         db.execute("PRAGMA journal_mode = WAL")
         # no fsync at a commit: what a loss of power takes away is asked of upstream again
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA wal_autocheckpoint = 0")
         return db
+
+    def _execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """One statement, in a transaction of its own.
+
+        Where another worker is writing it is tried again: after much less time than SQLite's own waiting would
+        take, which grows to 100 ms at once and lets a busy neighbour starve this one for seconds.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._db.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the low byte is the primary code
+                if not busy or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY)
 
     def checkpoint(self) -> None:
         """Move the log into the file and sync it. For a disk thread: it has a connection of its own."""
@@ -84,14 +106,14 @@ class Index:
 
     def link(self, repository: Repository, digest: Digest) -> None:
         """Upstream served this digest from this repository."""
-        self._db.execute(
+        self._execute(
             "INSERT OR IGNORE INTO links VALUES (?, ?, ?)",
             (repository.registry, repository.name, str(digest)),
         )
 
     def linked(self, repository: Repository, digest: Digest) -> bool:
         """Has upstream ever served this digest from this repository?"""
-        found = self._db.execute(
+        found = self._execute(
             "SELECT 1 FROM links WHERE registry = ? AND repository = ? AND digest = ?",
             (repository.registry, repository.name, str(digest)),
         )
@@ -101,7 +123,7 @@ class Index:
 
     def proof(self, repository: Repository, credential: bytes) -> float | None:
         """When upstream accepted this credential for this repository, or None."""
-        row = self._db.execute(
+        row = self._execute(
             "SELECT at FROM proofs WHERE registry = ? AND repository = ? AND credential = ?",
             (repository.registry, repository.name, credential),
         ).fetchone()
@@ -109,7 +131,7 @@ class Index:
 
     def set_proof(self, repository: Repository, credential: bytes, now: float) -> None:
         """Upstream has accepted it."""
-        self._db.execute(
+        self._execute(
             "INSERT INTO proofs VALUES (?, ?, ?, ?) "
             "ON CONFLICT (registry, repository, credential) DO UPDATE SET at = excluded.at",
             (repository.registry, repository.name, credential, now),
@@ -117,7 +139,7 @@ class Index:
 
     def remove_proof(self, repository: Repository, credential: bytes) -> None:
         """Upstream has refused it."""
-        self._db.execute(
+        self._execute(
             "DELETE FROM proofs WHERE registry = ? AND repository = ? AND credential = ?",
             (repository.registry, repository.name, credential),
         )
@@ -140,7 +162,7 @@ class Index:
 
     def add(self, digest: Digest, size: int, media_type: str | None, now: float) -> None:
         """A blob has been stored; `media_type` is known for manifests only."""
-        self._db.execute(
+        self._execute(
             "INSERT INTO blobs (digest, size, media_type, added, last_use) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (digest) DO UPDATE SET media_type = coalesce(excluded.media_type, media_type)",
             (str(digest), size, media_type, now, now),
@@ -148,12 +170,12 @@ class Index:
 
     def media_type(self, digest: Digest) -> str | None:
         """The media type upstream gave a manifest, or None for one we do not know as a manifest."""
-        row = self._db.execute("SELECT media_type FROM blobs WHERE digest = ?", (str(digest),)).fetchone()
+        row = self._execute("SELECT media_type FROM blobs WHERE digest = ?", (str(digest),)).fetchone()
         return row[0] if row else None
 
     def used(self, digest: Digest, size: int, now: float) -> None:
         """A blob has been served from the store. One whose row was lost gets a new one."""
-        self._db.execute(
+        self._execute(
             "INSERT INTO blobs (digest, size, added, last_use, hits) VALUES (?, ?, ?, ?, 1) "
             "ON CONFLICT (digest) DO UPDATE SET last_use = excluded.last_use, hits = hits + 1",
             (str(digest), size, now, now),
@@ -161,23 +183,24 @@ class Index:
 
     def remove(self, digests: Iterable[Digest]) -> None:
         """These blobs are not stored any more. Their links stay: they say what upstream said."""
-        self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(str(digest),) for digest in digests])
+        for digest in digests:
+            self._execute("DELETE FROM blobs WHERE digest = ?", (str(digest),))
 
     def bytes_stored(self) -> int:
         """The sizes of all blobs together."""
-        row = self._db.execute("SELECT bytes FROM totals").fetchone()
+        row = self._execute("SELECT bytes FROM totals").fetchone()
         return int(row[0])
 
     def least_recently_used(self, count: int) -> list[tuple[Digest, int]]:
         """The next candidates for eviction, with their sizes in bytes."""
-        rows = self._db.execute("SELECT digest, size FROM blobs ORDER BY last_use LIMIT ?", (count,))
+        rows = self._execute("SELECT digest, size FROM blobs ORDER BY last_use LIMIT ?", (count,))
         return [(Digest.parse(digest), size) for digest, size in rows]
 
     # -- tags
 
     def tag(self, repository: Repository, tag: Tag, accept: str) -> TagEntry | None:
         """What this tag named last, for a client that accepts these media types."""
-        row = self._db.execute(
+        row = self._execute(
             "SELECT digest, media_type, checked FROM tags "
             "WHERE registry = ? AND repository = ? AND tag = ? AND accept = ?",
             (repository.registry, repository.name, str(tag), accept),
@@ -186,7 +209,7 @@ class Index:
 
     def set_tag(self, repository: Repository, tag: Tag, accept: str, entry: TagEntry) -> None:
         """Upstream has said what this tag names."""
-        self._db.execute(
+        self._execute(
             "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 repository.registry,
