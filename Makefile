@@ -43,7 +43,7 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.installed
+bench: .test-dependencies $(VENV)/.installed
 	$(VENV)/bin/python -m bench
 
 clean:

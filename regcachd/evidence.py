@@ -6,12 +6,16 @@ too. The hashes are kept in the index, where every worker sees at once what one 
 """
 
 import hashlib
+import sqlite3
+from collections import OrderedDict
 from typing import NewType
 
-from attrs import field, frozen
+from twisted.logger import Logger
 
 from .index import Index
 from .reference import Repository
+
+log = Logger()
 
 Credential = NewType("Credential", bytes)
 """A keyed hash of an Authorization header."""
@@ -21,12 +25,17 @@ RENEWAL = 0.25
 for a little earlier, and a client that pulls an image costs one write, not one for each layer."""
 
 
-@frozen
+MOST_UNWRITTEN = 10_000
+"""Answers kept here while the index does not take them, which on a full disk it does not; the oldest go first."""
+
+
 class Proofs:
     """Upstream's yes per repository and credential. `key`: 32 random bytes."""
 
-    _index: Index
-    _key: bytes = field(repr=False)
+    def __init__(self, index: Index, key: bytes) -> None:
+        self._index = index
+        self._key = key
+        self._unwritten: OrderedDict[tuple[Repository, Credential], float | None] = OrderedDict()
 
     def credential(self, authorization: str | None) -> Credential:
         """The hash that stands for this Authorization header."""
@@ -35,14 +44,32 @@ class Proofs:
 
     def accept(self, repository: Repository, credential: Credential, now: float, life: float) -> None:
         """Upstream has just answered this credential with a yes, which counts for `life` seconds."""
-        known = self._index.proof(repository, credential)
+        known = self.proved_at(repository, credential)
         if known is None or not 0 <= now - known < life * RENEWAL:
-            self._index.set_proof(repository, credential, now)
+            self._write(repository, credential, now)
 
     def refuse(self, repository: Repository, credential: Credential) -> None:
         """Upstream has just refused this credential."""
-        self._index.remove_proof(repository, credential)
+        self._write(repository, credential, None)
 
     def proved_at(self, repository: Repository, credential: Credential) -> float | None:
         """When upstream said yes, or None; at most a quarter of a proof's life before it last did."""
-        return self._index.proof(repository, credential)
+        try:
+            return self._unwritten[repository, credential]
+        except KeyError:
+            return self._index.proof(repository, credential)
+
+    def _write(self, repository: Repository, credential: Credential, accepted: float | None) -> None:
+        key = (repository, credential)
+        try:
+            if accepted is None:
+                self._index.remove_proof(repository, credential)
+            else:
+                self._index.set_proof(repository, credential, accepted)
+        except sqlite3.Error as error:
+            log.error("the index failed: {why}", why=error)
+            self._unwritten[key] = accepted
+            if len(self._unwritten) > MOST_UNWRITTEN:
+                self._unwritten.popitem(last=False)
+        else:
+            self._unwritten.pop(key, None)

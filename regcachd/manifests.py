@@ -82,9 +82,9 @@ class Manifests:
         """Does upstream, asked with the client's credential, still name the manifest of `entry`?"""
         registry = self._registry
         response = await registry.upstream.request(
-            b"HEAD", target_of("manifests", repository, tag), asking(request)
+            b"HEAD", target_of("manifests", repository, tag), asking(request), follow=True
         )
-        response.abandon()
+        response.discard()
         registry.heard(repository, registry.credential(request), response.status)
         named = response.header(b"docker-content-digest")
         return response.status == 200 and still_names(
@@ -94,7 +94,7 @@ class Manifests:
     async def _head(self, request: Request, repository: Repository, target: Target) -> None:
         registry = self._registry
         response = await registry.upstream.request(
-            b"HEAD", target_of("manifests", repository, target), asking(request)
+            b"HEAD", target_of("manifests", repository, target), asking(request), follow=True
         )
         registry.heard(repository, registry.credential(request), response.status)
         if response.status == 200 and isinstance(target, Digest):
@@ -111,7 +111,7 @@ class Manifests:
         if answer.status == 200:
             named = answer.header(b"docker-content-digest")
             if named is not None and matches(request.header("if-none-match"), f'"{named.decode("latin-1")}"'):
-                request.answer(304, [(b"Docker-Content-Digest", named), VIA, MISS])
+                _not_modified(request, [(b"Docker-Content-Digest", named), VIA, MISS])
                 return
         answer.send(request, MISS if answer.status == 200 else FORWARDED)
 
@@ -126,7 +126,7 @@ class Manifests:
         registry = self._registry
         limit = registry.shared.limits.manifest_size
         response = await registry.upstream.request(
-            b"GET", target_of("manifests", repository, target), headers
+            b"GET", target_of("manifests", repository, target), headers, follow=True
         )
         registry.heard(repository, credential, response.status)
         try:
@@ -169,17 +169,23 @@ class Manifests:
         shared.index.add(digest, len(body), media_type, shared.now())
 
     def _read(self, digest: Digest) -> bytes | None:
-        """A stored manifest: a few kilobytes, read at once."""
+        """A stored manifest: a few kilobytes, read at once, and checked since that costs next to nothing."""
         shared = self._registry.shared
         try:
             blob = shared.store.open(digest)
-            if blob is None or blob.size > shared.limits.manifest_size:
+            if blob is None:
                 return None
             with open(blob.fd, "rb") as file:
-                return file.read()
+                data = file.read(shared.limits.manifest_size + 1)
         except OSError as error:
             log.error("a stored manifest cannot be read: {why}", why=error, digest=str(digest))
             return None
+        if len(data) > shared.limits.manifest_size:
+            return None
+        if Digest.of(data, digest.algorithm) != digest:
+            log.error("the stored manifest {digest} is damaged, asking upstream for it", digest=str(digest))
+            return None
+        return data
 
     def _send(
         self, request: Request, digest: Digest, media_type: str, body: bytes, status: tuple[bytes, bytes]
@@ -194,10 +200,16 @@ class Manifests:
         ]
         self._registry.shared.index.used(digest, len(body), self._registry.shared.now())
         if matches(request.header("if-none-match"), f'"{digest}"'):
-            request.begin(304, headers, None)
-            request.finish()
+            _not_modified(request, headers)
         else:
             request.answer(200, [(b"Content-Type", media_type.encode("latin-1")), *headers], body)
+
+
+def _not_modified(request: Request, headers: list[tuple[bytes, bytes]]) -> None:
+    """Answer 304: without Content-Length, which would have to be that of the manifest (RFC 9110 section 8.6)."""
+    if not request.gone:
+        request.begin(304, headers, None)
+        request.finish()
 
 
 def _accept_key(request: Request) -> str:

@@ -211,11 +211,11 @@ class RegcacheService(Service):
         self.door.drain()
         while self.door.busy() and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.05, lambda: None)
-        await self.fills.stop()
-        await self.eviction.stop()
         self.door.close()
         for upstream in self._upstreams.values():
-            upstream.close()
+            upstream.close()  # now no fill can begin
+        await self.fills.stop()
+        await self.eviction.stop()
         while self.door.connections:
             await deferLater(self._reactor, 0, lambda: None)
         self._readers.stop()
