@@ -96,7 +96,9 @@ class Index:
         return db
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None, timeout=PATIENCE_IN_THREAD, cached_statements=64)
+        db = sqlite3.connect(
+            self._path, isolation_level=None, timeout=PATIENCE_IN_THREAD, cached_statements=64
+        )
         try:
             db.execute("PRAGMA journal_mode = WAL")
             # no fsync at a commit: what a loss of power takes away is asked of upstream again
