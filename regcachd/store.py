@@ -48,9 +48,11 @@ class Store:
     def prepare(self) -> None:
         """Make the directories. Raises StoreUnusable."""
         try:
-            for algorithm in ("sha256", "sha512"):
-                for part in ("blobs", "partial"):
-                    (self.path / part / algorithm).mkdir(parents=True, exist_ok=True, mode=0o750)
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)  # private layers lie here
+            for part in ("blobs", "partial"):
+                for algorithm in ("sha256", "sha512"):
+                    (self.path / part).mkdir(exist_ok=True, mode=0o700)
+                    (self.path / part / algorithm).mkdir(exist_ok=True, mode=0o700)
             if not os.access(self.path / "partial", os.W_OK | os.X_OK):
                 raise PermissionError(f"no permission to write to {self.path}")
         except OSError as error:
@@ -94,7 +96,7 @@ class Store:
         partial.sync()
         target = self.blob_path(partial.digest)
         if not target.parent.is_dir():
-            target.parent.mkdir(mode=0o750, exist_ok=True)
+            target.parent.mkdir(mode=0o700, exist_ok=True)
             _sync_directory(target.parent.parent)
         os.rename(partial.path, target)
         _sync_directory(target.parent)

@@ -39,6 +39,7 @@ MOST_IDLE = 32
 """Unused connections kept for one host."""
 
 _VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
+    7: "its signature is wrong: is the `ca` of this registry an older one of the same name?",
     9: "it is not valid yet (is this machine's clock right?)",
     10: "it has expired",
     18: "it is self-signed; name it as `ca` of this registry if it is to be trusted",
@@ -48,6 +49,7 @@ _VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
 }
 
 
+_PORTS = {"http": 80, "https": 443}
 _UNFIT = re.compile(r"[^!-~]")  # of a Location, decoded as Latin-1
 
 
@@ -72,12 +74,12 @@ def parse_url(url: str) -> tuple[Netloc, bytes]:
     url = _UNFIT.sub(lambda unfit: f"%{ord(unfit[0]):02X}", url)
     try:
         parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        port = parts.port or _PORTS[parts.scheme]
         host = (parts.hostname or "").encode("idna").decode("ascii")
-    except (ValueError, KeyError) as error:
-        raise UpstreamFailed(
-            f"upstream redirects to an address that is not http or https: {url[:200]!r}"
-        ) from error
+    except (ValueError, KeyError):
+        host = None
+    if host is None or parts.scheme not in _PORTS:
+        raise UpstreamFailed(f"upstream redirects to an address that is not http or https: {url[:200]!r}")
     if not host:
         raise UpstreamFailed(f"upstream redirects to an address without a host: {url[:200]!r}")
     start = url.index("//") + 2 + len(parts.netloc)
@@ -154,9 +156,8 @@ class Upstream:
     async def _exchange(
         self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes
     ) -> Response:
-        default_port = {"http": 80, "https": 443}[netloc.scheme]
         host = f"[{netloc.host}]" if ":" in netloc.host else netloc.host
-        authority = host if netloc.port == default_port else f"{host}:{netloc.port}"
+        authority = host if netloc.port == _PORTS[netloc.scheme] else f"{host}:{netloc.port}"
         headers = [(b"Host", authority.encode()), *headers]
         if body or method == b"POST":  # RFC 9110 section 8.6
             headers.append((b"Content-Length", b"%d" % len(body)))

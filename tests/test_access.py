@@ -1,7 +1,8 @@
 """The access rule as a table."""
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regcachd.access import Access, decide_access
 

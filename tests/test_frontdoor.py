@@ -15,13 +15,13 @@ import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import globalLogPublisher
 
 from regcachd.certificates import PkiError
 from regcachd.frontdoor import FrontDoor
 from regcachd.schema import Limits
 from regcachd.testing import FakeRegistry, Throttle
-from tests.wire import Hand, Place, Talk, connect_through, dial, read_exactly, read_to_end, trusting
+from tests.wire import Hand, LogLines, Place, Talk, connect_through, dial, read_exactly, read_to_end, trusting
 from tests.world import NAME, World, raw, until
 
 reactor: Any = _reactor
@@ -50,16 +50,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """The log, as text."""
-    lines: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
+def log() -> Iterator[LogLines]:
+    """The log."""
+    lines = LogLines()
+    globalLogPublisher.addObserver(lines)
     yield lines
-    globalLogPublisher.removeObserver(observe)
+    globalLogPublisher.removeObserver(lines)
 
 
 class Later:
@@ -233,7 +229,7 @@ async def test_half_close_after_the_request(start: Start, tls: ssl.TLSVersion) -
 
 
 @TLS
-async def test_client_that_does_not_trust_the_ca(start: Start, lines: list[str], tls: ssl.TLSVersion) -> None:
+async def test_client_that_does_not_trust_the_ca(start: Start, log: LogLines, tls: ssl.TLSVersion) -> None:
     """The log says which client it is, and what to do about it."""
     world = await start()
 
@@ -244,8 +240,8 @@ async def test_client_that_does_not_trust_the_ca(start: Start, lines: list[str],
             secure(world, context)
 
     await deferToThread(talk)
-    await until(lambda: any("install /ca.crt there" in line for line in lines))
-    (line,) = (line for line in lines if "install /ca.crt there" in line)
+    await until(lambda: log.has("install /ca.crt there"))
+    (line,) = (line for line in log.lines if "install /ca.crt there" in line)
     assert "127.0.0.1" in line
     assert f"for {NAME}" in line
     assert "does not trust this proxy's CA" in line

@@ -115,7 +115,7 @@ async def test_forbidden_addresses_are_left_out() -> None:
     )
     guarded = GuardedReactor(names, only_127_0_0_1)
     endpoint = HostnameEndpoint(guarded, "several.example", place.number)
-    protocol = await endpoint.connect(Factory.forProtocol(Protocol))
+    protocol: Any = await endpoint.connect(Factory.forProtocol(Protocol))
     assert isinstance(protocol.transport, DirectClient)
     assert protocol.transport.getPeer().host == "127.0.0.1"
     assert guarded.reasons == ["::1 is forbidden here", "127.0.0.2 is forbidden here"]

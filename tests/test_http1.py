@@ -1,5 +1,6 @@
 """One connection to an upstream, over an in-memory transport that behaves like a socket."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import h11
 import pytest
 from attrs import define, field
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -219,7 +221,7 @@ def test_a_response_may_come_byte_by_byte(wire: Wire, raw: bytes) -> None:
 def test_a_response_says_what_upstream_said_in_its_spelling(wire: Wire) -> None:
     asked = wire.ask()
     wire.receive(
-        b"HTTP/1.1 401 Who are you\r\nWWW-authenticate: Bearer  realm=\"a\",x=B\r\n"
+        b'HTTP/1.1 401 Who are you\r\nWWW-authenticate: Bearer  realm="a",x=B\r\n'
         b"WWW-authenticate: Basic realm=b\r\nContent-Length: 0\r\n\r\n"
     )
     response = asked.response
@@ -530,7 +532,9 @@ def test_discarding_reads_a_small_body_away_and_keeps_the_connection(wire: Wire)
     assert (wire.idle, wire.gone) == (1, 0)
 
 
-@pytest.mark.parametrize("framing", [b"Content-Length: %d" % (MOST_DISCARDED + 1), b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: %d" % (MOST_DISCARDED + 1), b"Transfer-Encoding: chunked"]
+)
 def test_discarding_does_not_wait_for_a_body_that_is_large_or_may_be(wire: Wire, framing: bytes) -> None:
     asked = wire.ask()
     wire.receive(OK + framing + b"\r\n\r\n")
@@ -636,7 +640,7 @@ def test_however_it_is_cut_and_paused_the_body_is_the_same(
 ) -> None:
     raw = framed(body, framing, sizes)
     marks = sorted({min(cut, len(raw)) for cut in cuts} | {0, len(raw)})
-    pieces = [raw[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    pieces = [raw[a:b] for a, b in itertools.pairwise(marks)]
     wire = Wire()
     asked = wire.ask()
     taker = Body()
@@ -667,7 +671,7 @@ def test_no_bytes_whatever_make_it_raise_or_answer_twice(data: bytes, cuts: list
         asked = wire.ask()
         raw = prefix + data
         marks = sorted({min(cut, len(raw)) for cut in cuts} | {0, len(raw)})
-        wire.receive(*(raw[a:b] for a, b in zip(marks, marks[1:], strict=False)))
+        wire.receive(*(raw[a:b] for a, b in itertools.pairwise(marks)))
         wire.turn()
         body = None
         if asked.outcomes and isinstance(asked.outcomes[0], Response):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regcachd.freshness import TagEntry
 from regcachd.index import Index
@@ -141,7 +142,9 @@ def test_an_index_cut_short_is_replaced_by_an_empty_one(index: Index, tmp_path: 
 
 def test_an_index_that_cannot_be_opened_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite3").mkdir()
-    with pytest.raises(StoreUnusable, match=r"index\.sqlite3 cannot be opened: unable to open database file") as told:
+    with pytest.raises(
+        StoreUnusable, match=r"index\.sqlite3 cannot be opened: unable to open database file"
+    ) as told:
         Index(tmp_path / "index.sqlite3")
     assert "\n" not in str(told.value)
 

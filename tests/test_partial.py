@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regcachd.partial import Partial
 from regcachd.reference import Digest
@@ -166,9 +167,7 @@ def test_a_disk_that_takes_nothing_is_an_error_not_a_loop(
         partial.append([DATA])
 
 
-def test_no_descriptor_is_left_when_it_cannot_be_made(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_descriptor_is_left_when_it_cannot_be_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -115,7 +115,9 @@ def test_one_waiter_may_cancel_the_next_when_it_is_told(flights: SingleFlight[st
     assert found[1:] == ["done"]
 
 
-def test_a_waiter_that_asks_again_when_it_is_told_starts_a_new_flight(flights: SingleFlight[str, Any]) -> None:
+def test_a_waiter_that_asks_again_when_it_is_told_starts_a_new_flight(
+    flights: SingleFlight[str, Any],
+) -> None:
     """The others of the first flight are told first flight's outcome, not kept for the second."""
     work, again = Work(), Work()
     first, second = flights.run("a", work), flights.run("a", work)

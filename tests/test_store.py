@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from regcachd.reference import Digest
@@ -192,7 +193,9 @@ def test_preparing_twice_keeps_what_is_there(store: Store) -> None:
 
 def test_a_store_that_cannot_be_made_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreUnusable, match=r"the store .*file/store cannot be used: Not a directory; make") as told:
+    with pytest.raises(
+        StoreUnusable, match=r"the store .*file/store cannot be used: Not a directory; make"
+    ) as told:
         Store(tmp_path / "file/store").prepare()
     assert "\n" not in str(told.value)
 

@@ -23,9 +23,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionClosed
 from twisted.internet.threads import deferToThread
 
-from regcachd import transport
-from regcachd.transport import CHUNK, RECORD, TURN, FileUnreadable, HandshakeFailed
-from tests.wire import Hand, Identity, Place, Served, read_exactly, read_to_end
+from regcachd.transport import CHUNK, TURN, FileUnreadable, HandshakeFailed
+from tests.wire import (
+    Hand,
+    Identity,
+    Place,
+    Served,
+    descriptors,
+    pause,
+    read_exactly,
+    read_to_end,
+    resident,
+)
 from tests.world import NAME, until
 
 reactor: Any = _reactor
@@ -35,6 +44,9 @@ KIND = pytest.mark.parametrize(
     "tls", [None, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["plain", "1.2", "1.3"]
 )
 NO_LINGER = struct.pack("ii", 1, 0)
+
+RECORD = 16 * 1024
+"""The most plain text one TLS record holds (RFC 8446 section 5.1)."""
 
 
 @pytest.fixture
@@ -98,23 +110,6 @@ async def pair(
         client = await deferToThread(identity.client(tls).wrap_socket, client, server_hostname=NAME)
         await shaken
     return server, client
-
-
-def descriptors() -> int:
-    """How many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
-
-
-def resident() -> int:
-    """Bytes of memory this process has in use."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
-async def pause(seconds: float) -> None:
-    """Let the reactor run, to see what it would do if it were wrong."""
-    done: Deferred[None] = Deferred()
-    reactor.callLater(seconds, done.callback, None)
-    await done
 
 
 def evict(file: File) -> bool:
@@ -390,9 +385,9 @@ async def test_client_that_stops_reading(
     size = 64 * 1024 * 1024
     block = random.Random(3).randbytes(1024 * 1024)
     path = tmp_path / "large"
-    with path.open("wb") as file:
+    with path.open("wb") as writing:
         for _ in range(size // len(block)):
-            file.write(block)
+            writing.write(block)
     server, client = await pair(place, identity, tls, receive_buffer=65536)
     before = resident()
     with path.open("rb") as file:
@@ -552,7 +547,7 @@ async def test_page_cache_that_cannot_be_asked(
     """Where reading without waiting always fails, threads read everything."""
     file = make_file(3 * CHUNK + 1)
     server, client = await pair(place, identity, tls)
-    monkeypatch.setattr(transport.os, "preadv", failing(number))
+    monkeypatch.setattr(os, "preadv", failing(number))
     reading = deferToThread(read_exactly, client, file.size)
     await server.transport.send_file(file.fd, 0, file.size)
     assert await reading == file.content
@@ -584,10 +579,10 @@ async def test_disk_that_fails(
     server, client = await pair(place, identity, tls)
     with monkeypatch.context() as broken:
         if where == "cache":
-            broken.setattr(transport.os, "preadv", failing(errno.EIO))
+            broken.setattr(os, "preadv", failing(errno.EIO))
         else:
-            broken.setattr(transport.os, "preadv", failing(errno.EAGAIN))
-            broken.setattr(transport.os, "pread", failing(errno.EIO))
+            broken.setattr(os, "preadv", failing(errno.EAGAIN))
+            broken.setattr(os, "pread", failing(errno.EIO))
         with pytest.raises(FileUnreadable, match=r"reading a stored blob failed.*Input/output error"):
             await server.transport.send_file(file.fd, 0, file.size)
     other, other_client = await pair(place, identity, tls)
@@ -609,10 +604,10 @@ async def test_disk_that_fails_under_sendfile(
     file = make_file(1000)
     client, accepted = place.dial()
     server = await accepted
-    monkeypatch.setattr(transport.os, "sendfile", failing(errno.EIO))
+    monkeypatch.setattr(os, "sendfile", failing(errno.EIO))
     with pytest.raises(FileUnreadable, match="Input/output error"):
         await server.transport.send_file(file.fd, 0, 1000)
-    monkeypatch.setattr(transport.os, "sendfile", failing(errno.EPIPE))
+    monkeypatch.setattr(os, "sendfile", failing(errno.EPIPE))
     with pytest.raises(ConnectionClosed):
         await server.transport.send_file(file.fd, 0, 1000)
     client.close()
@@ -642,7 +637,7 @@ async def test_client_vanishes_while_the_disk_is_read(
     """The Deferred fires only when the thread no longer uses the descriptor."""
     file = make_file(500_000)
     server, client = await pair(place, identity, tls)
-    monkeypatch.setattr(transport.os, "preadv", failing(errno.EAGAIN))
+    monkeypatch.setattr(os, "preadv", failing(errno.EAGAIN))
     place.disk.holding = True
     done = server.transport.send_file(file.fd, 0, file.size)
     await until(lambda: len(place.disk.held) == 1)
@@ -670,7 +665,7 @@ async def test_plain_files_are_not_copied(
         counts.append(sent)
         return sent
 
-    monkeypatch.setattr(transport.os, "sendfile", counting)
+    monkeypatch.setattr(os, "sendfile", counting)
     reading = deferToThread(read_exactly, client, file.size)
     await server.transport.send_file(file.fd, 0, file.size)
     assert await reading == file.content

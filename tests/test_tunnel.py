@@ -17,8 +17,17 @@ from regcachd.connect import Authority
 from regcachd.guard import Forbidden, Rule, anywhere, never_ours
 from regcachd.testing import FakeRegistry
 from regcachd.tunnel import TunnelFailed, open_tunnel
-from tests.test_transport import descriptors, pause, resident
-from tests.wire import Place, Served, connect_through, dial, read_exactly, read_to_end
+from tests.wire import (
+    Place,
+    Served,
+    connect_through,
+    descriptors,
+    dial,
+    pause,
+    read_exactly,
+    read_to_end,
+    resident,
+)
 from tests.world import World, raw, until
 
 reactor: Any = _reactor
@@ -184,7 +193,7 @@ async def test_far_end_that_stops_reading(start: Start, far: Place) -> None:
     assert not sending.called
     assert resident() - before < 8 * 1024 * 1024
     received = bytearray()
-    server.dataReceived = received.extend  # type: ignore[method-assign]
+    server.dataReceived = received.extend  # type: ignore[assignment,method-assign]
     server.transport.resumeProducing()
     await sending
     await until(lambda: len(received) == LARGE)

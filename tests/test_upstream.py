@@ -1,7 +1,7 @@
-"""Requests to registries over real loopback sockets: the pool, redirects, certificates, and everything that can fail."""
+"""Requests to registries over real sockets: the pool, redirects, certificates, and everything that can fail."""
 
-import ssl
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from regcachd.testing import (
     Certificate,
     CloseAtAccept,
     CutAfter,
-    ExtraHeaders,
     FakeRegistry,
     GarbageResponse,
     RedirectTo,
@@ -57,7 +56,9 @@ class Surroundings:
         self.registries.append(registry)
         return registry
 
-    def upstream(self, url: str | FakeRegistry, lines: str = "", *, trusted: bool = True, **limits: Any) -> Upstream:
+    def upstream(
+        self, url: str | FakeRegistry, lines: str = "", *, trusted: bool = True, **limits: Any
+    ) -> Upstream:
         """An upstream with these lines in its table and these limits."""
         if isinstance(url, FakeRegistry):
             if url.ca_pem and trusted:
@@ -254,6 +255,13 @@ async def test_redirects_are_returned_unless_they_are_to_be_followed(here: Surro
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+async def test_every_kind_of_redirect_is_followed(here: Surroundings, code: int) -> None:
+    registry = await here.registry()
+    registry.fault("/v2/a/b", Status(code, {"Location": "/there"}), times=1)
+    await read(here.upstream(registry), b"/v2/a/b", BASIC, follow=True)
+    assert [request.line for request in registry.requests] == ["GET /v2/a/b", "GET /there"]
+
+
 @pytest.mark.parametrize(
     ("location", "line"),
     [
@@ -267,12 +275,10 @@ async def test_redirects_are_returned_unless_they_are_to_be_followed(here: Surro
         ("{url}?x", "GET /?x"),
     ],
 )
-async def test_a_redirect_may_be_relative_or_absolute(
-    here: Surroundings, code: int, location: str, line: str
-) -> None:
+async def test_a_redirect_may_be_relative_or_absolute(here: Surroundings, location: str, line: str) -> None:
     registry = await here.registry()
     location = location.format(url=registry.url, port=registry.port)
-    registry.fault("/v2/a/b", Status(code, {"Location": location}), times=1)
+    registry.fault("/v2/a/b", Status(307, {"Location": location}), times=1)
     upstream = here.upstream(registry)
     await read(upstream, b"/v2/a/b", BASIC, follow=True)
     assert [request.line for request in registry.requests] == ["GET /v2/a/b", line]
@@ -427,11 +433,11 @@ class Resolving:
     def __getattr__(self, name: str) -> Any:
         return getattr(reactor, name)
 
-    def resolveHostName(self, receiver: Any, host: str, port: int = 0, *args: Any, **how: Any) -> Any:
+    def resolveHostName(self, receiver: Any, host: str, portNumber: int = 0, **how: Any) -> Any:
         if host not in self._names:
-            return reactor.nameResolver.resolveHostName(receiver, host, port, *args, **how)
+            return reactor.nameResolver.resolveHostName(receiver, host, portNumber, **how)
         receiver.resolutionBegan(self)
-        receiver.addressResolved(IPv4Address("TCP", self._names[host], port))
+        receiver.addressResolved(IPv4Address("TCP", self._names[host], portNumber))
         receiver.resolutionComplete()
         return receiver
 
@@ -510,10 +516,17 @@ async def test_insecure_is_for_the_registry_not_for_where_it_leads(here: Surroun
 
 
 async def test_no_tls_where_tls_should_be(here: Surroundings) -> None:
-    registry = await here.registry()
-    error = await failure(read(here.upstream(f"https://127.0.0.1:{registry.port}")))
+    class Plain(Protocol):
+        """Answers whatever comes in plain HTTP."""
+
+        def dataReceived(self, data: bytes) -> None:
+            self.transport.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")  # type: ignore[union-attr]
+
+    plain = reactor.listenTCP(0, Factory.forProtocol(Plain), interface="127.0.0.1")
+    error = await failure(read(here.upstream(f"https://127.0.0.1:{plain.getHost().port}")))
     assert error.status == 502
-    assert "no TLS with registry.test" in str(error)
+    assert "no TLS with registry.test: wrong version number" in str(error)
+    await plain.stopListening()
 
 
 async def test_tls_where_none_should_be(here: Surroundings) -> None:
@@ -557,7 +570,7 @@ class Nameless(Resolving):
     def __init__(self) -> None:
         super().__init__({})
 
-    def resolveHostName(self, receiver: Any, host: str, port: int = 0, *args: Any, **how: Any) -> Any:
+    def resolveHostName(self, receiver: Any, host: str, portNumber: int = 0, **how: Any) -> Any:
         receiver.resolutionBegan(self)
         receiver.resolutionComplete()
         return receiver
@@ -600,8 +613,6 @@ async def test_a_handshake_that_does_not_end_is_given_up(here: Surroundings) -> 
 
 async def test_a_connection_that_does_not_come_about_is_given_up(here: Surroundings) -> None:
     """A listener whose backlog is full drops SYNs, as a firewall does."""
-    import socket
-
     full = socket.socket()
     full.bind(("127.0.0.1", 0))
     full.listen(0)
@@ -673,8 +684,6 @@ async def test_closing_ends_what_is_under_way_and_refuses_what_comes(here: Surro
 
 
 async def test_closing_ends_connections_that_have_not_come_about(here: Surroundings) -> None:
-    import socket
-
     full = socket.socket()
     full.bind(("127.0.0.1", 0))
     full.listen(0)
@@ -717,6 +726,3 @@ def test_urls(url: str, netloc: Netloc | None, target: bytes) -> None:
         assert "%" in found[0].host
     else:
         assert found == (netloc, target)
-
-
-_ = (ssl, Callable, ExtraHeaders)

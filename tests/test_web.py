@@ -43,6 +43,7 @@ class Answers:
     async def respond(self, request: Request) -> None:
         """Call the method that is named like the path."""
         self.requests.append(request)
+        assert request.content is not None
         self.bodies.append(request.content.read())
         answer: Callable[[Request], Coroutine[Any, Any, None]] = getattr(self, request.path[1:].decode())
         await answer(request)

@@ -1,6 +1,7 @@
 """Bare servers over the direct transport, and blocking clients that look at every byte, for tests."""
 
 import http.client
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.threads import deferToThread
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -107,6 +109,24 @@ class DiskThread:
             gate.callback(None)
 
 
+@implementer(ILogObserver)
+class LogLines:
+    """A log observer that keeps the lines as text, and apart those that are worse than information."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.worse: list[str] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.lines.append(formatEvent(event))
+        if event.get("log_level", LogLevel.info) not in (LogLevel.debug, LogLevel.info):
+            self.worse.append(self.lines[-1])
+
+    def has(self, text: str) -> bool:
+        """Is there a line that contains this?"""
+        return any(text in line for line in self.lines)
+
+
 class Place(Factory):
     """A listening port whose connections the test drives, or which are for a factory of the daemon's."""
 
@@ -122,7 +142,7 @@ class Place(Factory):
         if path is None:
             self._port: Any = tcp.Port(0, self, interface="127.0.0.1", reactor=reactor)
         else:
-            self._port = unix.Port(str(path), self, reactor=reactor)
+            self._port = unix.Port(bytes(path), self, reactor=reactor)
         use_direct_transport(self._port, self.disk.run)
         self._port.startListening()
         self.number = 0 if path is not None else self._port.getHost().port
@@ -304,3 +324,20 @@ class _Unclosed:
 
     def close(self) -> None:
         """Later responses are read from it."""
+
+
+def descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def resident() -> int:
+    """Bytes of memory this process has in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+async def pause(seconds: float) -> None:
+    """Let the reactor run, to see what it would do if it were wrong."""
+    done: Deferred[None] = Deferred()
+    reactor.callLater(seconds, done.callback, None)
+    await done
