@@ -151,6 +151,8 @@ class Blobs:
             if refused is not None:
                 refused.send(request, UNSTORED)
             elif isinstance(source, Fill) and (source.failed or source.ended.called):
+                if fresh:
+                    raise UpstreamFailed(f"{repository.registry} sent nothing for {digest}")
                 return False
             elif not request.gone:
                 status = HIT if isinstance(source, OpenBlob) else MISS if fresh else COLLAPSED

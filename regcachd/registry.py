@@ -12,6 +12,7 @@ from .evidence import Credential, Proofs
 from .fill import Fills
 from .http1 import Response
 from .index import Index
+from .recent import RecentManifests
 from .reference import Digest, Repository
 from .relay import Answer, asking
 from .singleflight import SingleFlight
@@ -37,6 +38,7 @@ class Shared:
     index: Index
     fills: Fills
     proofs: Proofs
+    recent: RecentManifests
     limits: Limits
     in_thread: InThread
     now: Callable[[], float]

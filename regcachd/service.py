@@ -27,6 +27,7 @@ from .inheritance import FIRST_SOCKET, Inheritance, Secrets
 from .listening import CannotListen, adopt, bind
 from .pages import Pages
 from .pki import CA, PkiError, open_ca
+from .recent import RecentManifests
 from .registry import CachedRegistry, Shared
 from .singleflight import SingleFlight
 from .store import Store
@@ -108,6 +109,7 @@ class RegcacheService(Service):
             index=self._index,
             fills=self.fills,
             proofs=Proofs(self._index, secrets.proofs),
+            recent=RecentManifests(),
             limits=config.limits,
             in_thread=self._writers.run,
             now=now,
