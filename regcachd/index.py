@@ -144,6 +144,11 @@ class Index:
         except sqlite3.Error as error:
             log.error("the index was not written to disk, which is tried again: {why}", why=error)
 
+    def reopen(self) -> None:
+        """To be called after a fork, which takes SQLite's locks away: then another process could undo our writes."""
+        self._db.close()
+        self._db = self._open()
+
     def close(self) -> None:
         """Close the file; nothing is lost without it."""
         self._db.close()

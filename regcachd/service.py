@@ -189,6 +189,7 @@ class RegcacheService(Service):
         if not self.ports:
             self.privilegedStartService()
         super().startService()
+        self._index.reopen()  # twistd has gone into the background since `__init__`
         for chore, interval in self._chores.items():
             chore.clock = self._reactor
             chore.start(interval, now=False)

@@ -26,8 +26,8 @@ from twisted.python.failure import Failure
 from regcachd.config import Config, Sources, StoreConfig
 from regcachd.worker import share
 from regcachd.workers import SETTLED, Worker, Workers, how_many
-from tests.e2e.programs import Server, environment, wait_until
-from tests.e2e.regcache import REGISTRY, ROOT, Daemon
+from tests.e2e.programs import Server, environment, free_port, run, wait_until
+from tests.e2e.regcache import REGISTRY, ROOT, Daemon, twistd
 from tests.test_tls import shared_openssl
 
 LAYER = 48 * 1024 * 1024
@@ -312,6 +312,29 @@ def test_arguments_and_environment_say_nothing(start: Start, upstream: Upstream)
     for pid in workers_of(daemon):
         assert Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1:-1] == ["-P", "-m", "regcachd.worker"]
         assert upstream.url not in Path(f"/proc/{pid}/environ").read_text()
+
+
+def test_one_process_in_the_background_holds_its_index(tmp_path: Path) -> None:
+    """twistd forks after it has made the service; the locks by which SQLite knows its users must be the daemon's."""
+    port, pidfile = free_port(), tmp_path / "pid"
+    (tmp_path / "regcachd.toml").write_text(
+        f'listen = ["tcp:{port}:interface=127.0.0.1"]\nworkers = 1\nstate = "{tmp_path}/state"\n'
+        f'[store]\npath = "{tmp_path}/store"\n'
+    )
+    run(
+        environment(tmp_path / "home", PYTHONPATH=str(ROOT), PYTHONNOUSERSITE="1"),
+        *(*twistd(), f"--pidfile={pidfile}", f"--logfile={tmp_path}/log", f"--rundir={tmp_path}"),
+        *("regcache", "--config", tmp_path / "regcachd.toml"),
+    )
+    wait_until(lambda: accepts(port), "the daemon to listen")
+    pid = int(pidfile.read_text())
+    inode = (tmp_path / "store/index.sqlite3-shm").stat().st_ino
+    locks = Path("/proc/locks").read_text().splitlines()
+    held = [line.split()[4:6] for line in locks if "->" not in line]  # those are waited for
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: gone(pid), "the daemon to end")
+    assert any(int(owner) == pid and file.endswith(f":{inode}") for owner, file in held)
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 # -- decisions, without processes

@@ -58,7 +58,7 @@ class Daemon:
         )
         server = Server.start(
             "twistd regcache",
-            [*_twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
+            [*twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
             environment(directory / "home", PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1", PYTHONNOUSERSITE="1"),
             directory / "regcachd.log",
         )
@@ -109,7 +109,7 @@ class Daemon:
             return False
 
 
-def _twistd() -> list[str | Path]:
+def twistd() -> list[str | Path]:
     """
     twistd as this interpreter has it; over Debian's packages the environment holds no script of that
     name.
