@@ -16,6 +16,8 @@ Content    `store` is files under their digests, `index` is SQLite beside them; 
            number of readers, into a `partial`; `singleflight` makes one of many; `eviction` obeys `lru`.
 Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
 Upstream   `upstream` keeps verified connections (`http1`), follows redirects, and goes nowhere `guard` forbids.
+Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
+           With `workers = 1` there is one process and none of that.
 Wiring     `tap` reads options and configuration (`config`, `schema`, `values`, `units`, `known`); `service` makes
            everything and is the only importer of the edges.
 

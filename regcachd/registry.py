@@ -83,7 +83,7 @@ class CachedRegistry:
     def heard(self, repository: Repository, credential: Credential, status: int) -> None:
         """Take what upstream's status says about a credential as evidence."""
         if 200 <= status < 300:
-            self.shared.proofs.accept(repository, credential, self.shared.now())
+            self.shared.proofs.accept(repository, credential, self.shared.now(), self.settings.access_ttl)
         elif status in (401, 403):
             self.shared.proofs.refuse(repository, credential)
 

@@ -47,6 +47,7 @@ def test_without_a_file_the_defaults_and_the_known_registries_hold() -> None:
     config = read()
     assert config == Config() == read("", "")
     assert config.listen == ("dual:3128",)
+    assert config.workers is None
     assert config.state == "/var/lib/regcachd"
     assert ip_network("10.0.0.0/8") in config.clients
     assert config.store == StoreConfig(path="/var/cache/regcachd", max_size=Size(fraction=0.8))
@@ -88,6 +89,7 @@ def test_every_key_is_read() -> None:
     config = read(
         """
         listen = ["tcp:3128:interface=10.0.0.1", "dual:0"]
+        workers = 3
         state = "var/state"
         clients = ["10.0.0.0/8", "2001:db8::/32", "192.168.1.7"]
         [store]
@@ -118,6 +120,7 @@ def test_every_key_is_read() -> None:
         """,
     )
     assert config.listen == ("tcp:3128:interface=10.0.0.1", "dual:0")
+    assert config.workers == 3
     assert config.state == "var/state"
     assert config.clients == tuple(map(ip_network, ("10.0.0.0/8", "2001:db8::/32", "192.168.1.7/32")))
     assert config.store == StoreConfig(path="var/cache", max_size=Size(bytes=500 * 1024**3))
@@ -251,10 +254,14 @@ def test_the_certificate_and_the_key_may_come_from_two_files() -> None:
         ('registries = ["a"]', "expected a table: [registries]"),
         ('store = "/srv"', '1.toml: store = "/srv": expected a table: [store]'),
         ('[state]\npath = "/srv"', 'state = "a table": expected a text'),
+        ("workers = 0", '1.toml: workers = 0: expected "auto" or a number from 1 to 64'),
+        ("workers = 65", 'expected "auto" or a number from 1 to 64'),
+        ("workers = true", 'expected "auto" or a number from 1 to 64'),
+        ('workers = "4"', 'expected "auto" or a number from 1 to 64'),
         # Unknown keys.
         (
             'listne = ["dual:1"]',
-            "1.toml: listne: unknown key; did you mean listen? allowed here: listen, state, ",
+            "1.toml: listne: unknown key; did you mean listen? allowed here: listen, workers, state, ",
         ),
         ("[tunnels]", "tunnels: unknown key; did you mean tunnel?"),
         (
@@ -270,7 +277,7 @@ def test_the_certificate_and_the_key_may_come_from_two_files() -> None:
             "[defaults]\ninsecure = true",
             'it belongs to [registries."NAME"]; allowed here: ca, timeout, access_ttl',
         ),
-        ("workers = 4", "workers: unknown key; allowed here"),
+        ("threads = 4", "threads: unknown key; allowed here"),
         ('"a\\nb" = 4', '1.toml: "a\\nb": unknown key'),
         # Not TOML.
         ("listen = ", "1.toml: not TOML: Invalid value (at end of document)"),
