@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from twisted.internet import reactor as _reactor
 
-from regcachd.fill import HELD_BACK, QUEUE_HIGH
+from regcachd.fill import QUEUE_HIGH, Fill
+from regcachd.growing import HELD_BACK
 from regcachd.partial import Partial
 from regcachd.testing import (
     CutAfter,
