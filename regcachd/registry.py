@@ -13,6 +13,7 @@ from .fill import Patience
 from .fills import Fills, Settings
 from .http1 import Response
 from .index import Index
+from .recent import RecentManifests
 from .reference import Digest, Repository
 from .relay import Answer, asking
 from .singleflight import SingleFlight
@@ -40,6 +41,7 @@ class Shared:
     fills: Fills
     trouble: Trouble
     proofs: Proofs
+    recent: RecentManifests
     limits: Limits
     in_thread: InThread
     now: Callable[[], float]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
+from os import fsdecode
 from pathlib import Path
 from platform import node
 from typing import Any
@@ -32,6 +33,7 @@ from .guard import Rule, never_ours
 from .index import Index
 from .pages import Pages
 from .pki import CA, PkiError, open_ca
+from .recent import RecentManifests
 from .registry import CachedRegistry, Shared
 from .singleflight import SingleFlight
 from .store import Store
@@ -98,6 +100,7 @@ class RegcacheService(Service):
             fills=self.fills,
             trouble=self._trouble,
             proofs=Proofs(),
+            recent=RecentManifests(),
             limits=config.limits,
             in_thread=self._writers.run,
             now=now,
@@ -286,8 +289,6 @@ def _cannot_listen(description: str, error: Exception) -> str:
 
 def _address(port: Any) -> str:
     host = port.getHost()
-    return (
-        f"port {host.port}"
-        if isinstance(port, DualPort)
-        else getattr(host, "name", None) or f"{host.host}:{host.port}"
-    )
+    if isinstance(port, UnixPort):
+        return fsdecode(host.name)
+    return f"port {host.port}" if isinstance(port, DualPort) else f"{host.host}:{host.port}"

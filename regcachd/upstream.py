@@ -39,6 +39,7 @@ MOST_IDLE = 32
 """Unused connections kept for one host."""
 
 _VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
+    7: "its signature is wrong: is the `ca` of this registry an older one of the same name?",
     9: "it is not valid yet (is this machine's clock right?)",
     10: "it has expired",
     18: "it is self-signed; name it as `ca` of this registry if it is to be trusted",

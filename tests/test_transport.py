@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionClosed
 from twisted.internet.threads import deferToThread
 
-from regcachd.transport import CHUNK, RECORD, TURN, FileUnreadable, HandshakeFailed
+from regcachd.transport import CHUNK, TURN, FileUnreadable, HandshakeFailed
 from tests.wire import (
     Hand,
     Identity,
@@ -44,6 +44,9 @@ KIND = pytest.mark.parametrize(
     "tls", [None, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["plain", "1.2", "1.3"]
 )
 NO_LINGER = struct.pack("ii", 1, 0)
+
+RECORD = 16 * 1024
+"""The most plain text one TLS record holds (RFC 8446 section 5.1)."""
 
 
 @pytest.fixture

@@ -140,6 +140,18 @@ class Download:
         await self.read(2**40)
         return self.body
 
+    async def available(self) -> bytes:
+        """What comes until nothing more comes, for now."""
+        data: bytes = await deferToThread(self._available)
+        self.body += data
+        return data
+
+    def _available(self) -> bytes:
+        data = b""
+        while not self._quiet() and (piece := self._socket.recv(65536)):
+            data += piece
+        return data
+
     async def quiet(self) -> bool:
         """Does nothing more come, for now?"""
         found: bool = await deferToThread(self._quiet)
