@@ -105,9 +105,7 @@ class Blobs:
             opening = await self._openings.run(
                 digest, lambda: self._open(request, repository, digest, source)
             )
-            if isinstance(opening, Started) and mine:
-                if opening.growing.error is not None:
-                    raise UpstreamFailed(str(opening.growing.error))
+            if isinstance(opening, Started) and mine and not request.gone:
                 await self._send(request, digest, source, opening.growing, MISS)
                 return
             if isinstance(opening, _Unstored):
@@ -201,6 +199,7 @@ class Blobs:
         if response.status != 200:
             await stream(request, response, (UNSTORED,))
             return
+        _check_empty(digest, response.length)
         request.begin(200, [*_describe(digest), UNSTORED], response.length)
         try:
             await pass_whole(request, response, digest, digest.hasher(), 0, 0)
@@ -221,6 +220,7 @@ class Blobs:
         file: OpenBlob | Growing,
         status: tuple[bytes, bytes],
     ) -> None:
+        _check_empty(digest, file.size)
         etag = f'"{digest}"'
         headers = [*_describe(digest), status]
         if matches(request.header("if-none-match"), etag):
@@ -290,6 +290,12 @@ class Blobs:
         finally:
             reader.close()
         return True
+
+
+def _check_empty(digest: Digest, size: int | None) -> None:
+    """A response without a body is complete with its head: nothing could be held back until the digest is right."""
+    if size == 0 and Digest.of(b"", digest.algorithm) != digest:
+        raise UpstreamFailed(f"upstream sent nothing for {digest}")
 
 
 def _describe(digest: Digest) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,8 @@ import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from regcachd.fill import HELD_BACK, QUEUE_HIGH
+from regcachd.fill import QUEUE_HIGH, Fill
+from regcachd.growing import HELD_BACK
 from regcachd.partial import Partial
 from regcachd.testing import (
     CutAfter,

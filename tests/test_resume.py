@@ -24,10 +24,13 @@ SIZE = 3_000_000
 REPOSITORY = "team/app"
 
 
-async def start(directory: Path, settings: str = 'timeout = "1s"\nretry_delay = "20ms"') -> World:
+async def start(
+    directory: Path, settings: str = 'timeout = "1s"\nretry_delay = "20ms"', retries: int = 8
+) -> World:
     """A daemon that does not wait long."""
     tables = '[limits]\nstop_timeout = "0s"'
-    return await World(directory, FakeRegistry(reactor), settings=settings, tables=tables).start()
+    world = World(directory, FakeRegistry(reactor), settings=settings, tables=tables, retries=retries)
+    return await world.start()
 
 
 def blob(world: World, size: int = SIZE) -> tuple[Digest, bytes]:
@@ -129,7 +132,7 @@ async def test_redirect_expires(tmp_path: Path) -> None:
 
 async def test_gives_up(tmp_path: Path) -> None:
     """When nothing comes for `retries` tries in a row, the responses are cut, and the partial stays."""
-    here = await start(tmp_path, 'timeout = "1s"\nretries = 2\nretry_delay = "20ms"')
+    here = await start(tmp_path, retries=2)
     digest, data = blob(here)
     here.registry.fault(digest, CutAfter(SIZE // 2), times=1)
     rule = here.registry.fault(digest, Status(500), skip=1)

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
-from regcachd.fill import Fill
+from regcachd.growing import Growing
 from regcachd.reference import Digest
 from regcachd.testing import FakeRegistry
 from regcachd.testing.message import Body
@@ -62,11 +62,11 @@ def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def fill_of(world: World, digest: Digest) -> Fill:
-    """The fill that is under way."""
-    fill = world.service.fills.get(digest)
-    assert fill is not None
-    return fill
+def fill_of(world: World, digest: Digest) -> Growing:
+    """What the fill that is under way has so far."""
+    growing = world.service.fills.get(digest)
+    assert growing is not None
+    return growing
 
 
 def start(client: Client, path: str, method: str = "GET", **headers: str) -> "Deferred[Reply]":

@@ -101,6 +101,8 @@ class World:
     """Where tunnels may lead; the daemon's own rule would refuse everything on this machine."""
     max_size: int = 2**40
     """Bytes the store may have."""
+    retries: int = 0
+    """Tries of a broken download that bring nothing, before it is given up."""
     clients: list[Client] = field(factory=list)
     is_second: bool = False
     service: RegcacheService = field(init=False)
@@ -130,6 +132,7 @@ class World:
                     min_free = 0
                     [registries."{NAME}"]
                     upstream = "{self.registry.url}"
+                    retries = {self.retries}
                     {ca}
                     {self.settings}
                     {self.tables}
@@ -159,7 +162,13 @@ class World:
     def second(self) -> "World":
         """Another daemon on the same directory and registry, as a second worker would be."""
         other = World(
-            self.directory, self.registry, self.settings, self.tables, max_size=self.max_size, is_second=True
+            self.directory,
+            self.registry,
+            self.settings,
+            self.tables,
+            max_size=self.max_size,
+            retries=self.retries,
+            is_second=True,
         )
         other.start_daemon()
         return other
