@@ -127,13 +127,6 @@ class Blobs:
     def _is_stored(self, digest: Digest) -> bool:
         return self._registry.shared.store.has(digest)
 
-    def _stored(self, digest: Digest) -> OpenBlob | None:
-        try:
-            return self._registry.shared.store.open(digest)
-        except OSError as error:
-            self._registry.shared.trouble.report(error)
-            return None
-
     async def _present(
         self, request: Request, repository: Repository, digest: Digest, source: Source
     ) -> bool:
@@ -142,7 +135,12 @@ class Blobs:
         if refused is not None:
             refused.send(request, UNSTORED)
             return True
-        blob = self._stored(digest)
+        try:
+            blob = self._registry.shared.store.open(digest)
+        except OSError as error:
+            self._registry.shared.trouble.report(error)
+            await self._pass(request, repository, digest, source)
+            return True
         if blob is not None:
             try:
                 await self._send(request, digest, source, blob, HIT)
@@ -183,7 +181,6 @@ class Blobs:
         except OSError as error:
             registry.shared.trouble.report(error)
             return _Unstored()
-        registry.shared.trouble.over()
         if isinstance(opened, NotGiven):
             answer = await _captured(opened.response)
             self._heard(request, repository, digest, answer.status)
@@ -194,6 +191,9 @@ class Blobs:
 
     async def _pass(self, request: Request, repository: Repository, digest: Digest, source: Source) -> None:
         """Straight from upstream, without the store."""
+        if request.method == b"HEAD":
+            await self._ask(request, repository, digest)
+            return
         response = await source.open(0, None)
         self._heard(request, repository, digest, response.status)
         if response.status != 200:

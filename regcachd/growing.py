@@ -123,6 +123,11 @@ class Growing:
         """Has it come to its end, good or bad?"""
         return self.is_verified or self.error is not None
 
+    @property
+    def has_begun(self) -> bool:
+        """Has there been any news of it, good or bad?"""
+        return self.is_over or self.total is not None or self.watermark > 0
+
     def grown(self, watermark: int) -> None:
         """The file has its first `watermark` bytes."""
         self.watermark = watermark
@@ -138,6 +143,11 @@ class Growing:
         if not self.is_over:
             self.error = error
             self._tell()
+
+    def close(self) -> None:
+        """Give the driver's descriptor back. No new readers after this."""
+        os.close(self.fd)
+        self.fd = -1
 
     def _tell(self) -> None:
         for reader in list(self._readers):
