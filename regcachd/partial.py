@@ -37,6 +37,8 @@ _HEAD = struct.Struct("<QQQ")
 _UNKNOWN = 2**64 - 1
 STATE_SIZE = _HEAD.size + _PIECES
 _READ_BACK = 1024 * 1024
+MODE = 0o640
+"""Permissions while it is written; the store's directories are the owner's alone."""
 
 
 class Phase(IntEnum):
@@ -87,6 +89,7 @@ class Partial:
         self._state_fd = _open_state(path)
         try:
             state = State.read(self._state_fd)
+            os.fchmod(lock_fd, MODE)  # a commit that was broken off has made it read-only
             # opened for writing apart from the lock: that the last writer is gone is what followers hear of
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -116,7 +119,7 @@ class Partial:
         What an earlier fill has left is kept; `resume` makes use of it. Raises OSError.
         """
         while True:
-            lock_fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            lock_fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, MODE)
             try:
                 if not try_lock(lock_fd):
                     os.close(lock_fd)
@@ -267,7 +270,7 @@ def unlock(fd: int) -> None:
 
 
 def _open_state(path: Path) -> int:
-    fd = os.open(state_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fd = os.open(state_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
     try:
         if os.fstat(fd).st_size != STATE_SIZE:
             os.ftruncate(fd, 0)
