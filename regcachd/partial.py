@@ -19,6 +19,7 @@ ahead by other connections are read back, from the page cache, when the front re
 import errno
 import fcntl
 import os
+import stat
 import struct
 from enum import IntEnum
 from pathlib import Path
@@ -89,7 +90,8 @@ class Partial:
         self._state_fd = _open_state(path)
         try:
             state = State.read(self._state_fd)
-            os.fchmod(lock_fd, MODE)  # a commit that was broken off has made it read-only
+            if not os.fstat(lock_fd).st_mode & stat.S_IWUSR:
+                os.fchmod(lock_fd, MODE)  # a commit was broken off when it had made it read-only
             # opened for writing apart from the lock: that the last writer is gone is what followers hear of
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:

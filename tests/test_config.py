@@ -80,6 +80,9 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             timeout=60.0,
             access_ttl=300.0,
             blob_probe="head",
+            connections=4,
+            retries=8,
+            retry_delay=15.0,
         )
     }
 
@@ -107,6 +110,8 @@ def test_every_key_is_read() -> None:
         [defaults]
         ca = "site.pem"
         timeout = "90s"
+        retries = 3
+        retry_delay = "2s"
         [registries."registry.site.example:5443"]
         upstream = "http://Registry.site.example:80/"
         """,
@@ -115,6 +120,7 @@ def test_every_key_is_read() -> None:
         hosts = ["registry.site.example", "old.site.example:5000"]
         insecure = true
         access_ttl = 0
+        connections = 1
         """,
     )
     assert config.listen == ("tcp:3128:interface=10.0.0.1", "dual:0")
@@ -141,6 +147,9 @@ def test_every_key_is_read() -> None:
         timeout=90.0,
         access_ttl=0.0,
         blob_probe="head",
+        connections=1,
+        retries=3,
+        retry_delay=2.0,
     )
 
 
@@ -233,6 +242,9 @@ def test_the_certificate_and_the_key_may_come_from_two_files() -> None:
         ('[limits]\nidle_timeout = "1 hour"', 'such as "250ms", "5s", "1h30m" or "7d"'),
         ("[limits]\nidle_timeout = 2024-01-01", 'idle_timeout = "2024-01-01": expected seconds'),
         ('[registries.a]\ninsecure = "yes"', "registries.a.insecure"),
+        ("[registries.a]\nconnections = 0", "registries.a.connections = 0: expected a value from 1 to 16"),
+        ("[defaults]\nretries = -1", "expected a value from 0 to 1000"),
+        ('[defaults]\nretry_delay = "2h"', "expected a value from 10ms to 1h"),
         ('[registries."a.b"]\ntimeout = "x"', '1.toml: registries."a.b".timeout = "x": expected seconds'),
         ('[registries.a]\nhosts = ["b c"]', "expected HOST or HOST:PORT"),
         ('[registries.a]\nhosts = ["b", {password = "secret"}]', 'hosts = ["b", "a table"]: entry 2'),

@@ -121,7 +121,7 @@ async def test_many_at_the_same_moment_are_one_request_upstream(tmp_path: Path) 
         digest = world.registry.add_blob("team/app", DATA)
         world.registry.fault(digest, StallBeforeHeaders())
         asked = [start(world.client(), blob_path(digest)) for _ in range(30)]
-        await until(lambda: len(world.service.door.busy()) == 30)
+        await until(lambda: len(world.service.door.busy()) == 30 and len(world.registry.stalls) == 1)
         world.registry.release()
         replies = await together(*asked)
         assert all(reply.body == DATA for reply in replies)
