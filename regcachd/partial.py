@@ -19,6 +19,7 @@ ahead by other connections are read back, from the page cache, when the front re
 import errno
 import fcntl
 import os
+import stat
 import struct
 from enum import IntEnum
 from pathlib import Path
@@ -37,6 +38,8 @@ _HEAD = struct.Struct("<QQQ")
 _UNKNOWN = 2**64 - 1
 STATE_SIZE = _HEAD.size + _PIECES
 _READ_BACK = 1024 * 1024
+MODE = 0o640
+"""Permissions while it is written; the store's directories are the owner's alone."""
 
 
 class Phase(IntEnum):
@@ -87,6 +90,8 @@ class Partial:
         self._state_fd = _open_state(path)
         try:
             state = State.read(self._state_fd)
+            if not os.fstat(lock_fd).st_mode & stat.S_IWUSR:
+                os.fchmod(lock_fd, MODE)  # a commit was broken off when it had made it read-only
             # opened for writing apart from the lock: that the last writer is gone is what followers hear of
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -116,7 +121,7 @@ class Partial:
         What an earlier fill has left is kept; `resume` makes use of it. Raises OSError.
         """
         while True:
-            lock_fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            lock_fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, MODE)
             try:
                 if not try_lock(lock_fd):
                     os.close(lock_fd)
@@ -267,7 +272,7 @@ def unlock(fd: int) -> None:
 
 
 def _open_state(path: Path) -> int:
-    fd = os.open(state_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fd = os.open(state_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
     try:
         if os.fstat(fd).st_size != STATE_SIZE:
             os.ftruncate(fd, 0)
