@@ -114,8 +114,10 @@ class TLSSocket:
             raise HandshakeFailed(_reason(error)) from error
 
     def recv(self, size: int) -> bytes:
-        """Decrypted bytes of at most one record; b"" when the peer has closed, whether it said so or not.
+        """Decrypted bytes of at most one record; b"" when the peer has said that there will be no more.
 
+        A connection that ends without close_notify is lost, whatever TCP says: what it carried may be cut short (RFC
+        9112 section 9.8).
         `size` is larger than a record everywhere, so nothing decrypted is ever left behind in OpenSSL
         where the reactor could not see it.
         """
@@ -123,8 +125,10 @@ class TLSSocket:
             return self.tls.recv(size)
         except (SSL.WantReadError, SSL.WantWriteError):
             raise BlockingIOError(errno.EWOULDBLOCK, "TLS wants more") from None
-        except (SSL.ZeroReturnError, SSL.SysCallError):
+        except SSL.ZeroReturnError:
             return b""
+        except SSL.SysCallError as error:
+            raise OSError(errno.ECONNRESET, _reason(error)) from None
         except SSL.Error as error:
             raise OSError(errno.EPROTO, _reason(error)) from None
 
