@@ -112,12 +112,11 @@ class Request(http.Request):
 
     def header(self, name: str) -> str | None:
         """All values of a header in one line (RFC 9110 section 5.3), or None."""
-        values = self.requestHeaders.getRawHeaders(name)
-        return None if values is None else ", ".join(values)
+        return ", ".join(self.lines(name)) if self.requestHeaders.hasHeader(name) else None
 
     def lines(self, name: str) -> list[str]:
-        """The lines of a header, as they came."""
-        return list(self.requestHeaders.getRawHeaders(name, []))
+        """The lines of a header, as they came: any bytes at all, which only Latin-1 can always read."""
+        return [line.decode("latin-1") for line in self.requestHeaders.getRawHeaders(name.encode(), [])]
 
     # -- what goes
 
