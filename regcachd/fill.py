@@ -166,6 +166,7 @@ class Fill:
         """Of what the partial has already."""
         for stretch in self._partial.there.stretches:
             self._taken.add(*stretch)
+        self._received_at_failure = self._taken.size
         self.growing.total = self._partial.total
         self.growing.grown(max(self._partial.committed, self.growing.watermark))
 
@@ -221,9 +222,9 @@ class Fill:
         if hole is None:
             self._write()  # perhaps that was the last
         elif failed and not self._streams and not self._opening:
-            if self.bytes_received - self._received_at_failure > PROGRESS:
+            if self._taken.size - self._received_at_failure > PROGRESS:
                 self._failures = 0
-            self._failures, self._received_at_failure = self._failures + 1, self.bytes_received
+            self._failures, self._received_at_failure = self._failures + 1, self._taken.size
             if self._failures > self._patience.retries:
                 self._give_up(f"the download broke {self._failures} times in a row")
             else:
@@ -451,6 +452,8 @@ class Fill:
             self.growing.failed(error)
             for stream in list(self._streams):
                 stream.end(None)
+            if self._delay is not None:
+                self._delay.cancel()
         self._write()
 
     def _close(self) -> None:
