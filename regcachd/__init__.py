@@ -24,7 +24,8 @@ Wiring     `tap` reads options and configuration (`config`, `schema`, `values`, 
            everything and is the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
-connect, extents, intercept, lru, parallel, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
+connect, extents, intercept, lru, parallel, config and what it is made of. The rest are edges. Times are seconds,
+sizes are bytes.
 """
 
 __version__ = "0.1.0"

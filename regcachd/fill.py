@@ -133,6 +133,7 @@ class Fill:
     _patience: Patience
     _parallel: Parallel
     _stored: "Callable[[Growing], None]"
+    _count_wrong: Callable[[], None]
     over: "Deferred[None]" = field(factory=Deferred, init=False)
     bytes_received: int = field(default=0, init=False)
     _taken: Extents = field(factory=Extents, init=False)
@@ -147,6 +148,10 @@ class Fill:
     _ending: bool = field(default=False, init=False)
     _look: Any = field(default=None, init=False)
     _again: Any = field(default=None, init=False)
+    _phase: Phase | None = field(default=None, init=False)
+    """What to tell the followers in other processes at the end; None leaves the fill to them."""
+    _discard: bool = field(default=False, init=False)
+    """Is what is on the disk worthless?"""
 
     # -- streams
 
@@ -208,7 +213,7 @@ class Fill:
             log.info("the download of {digest} broke: {why}", digest=str(self.growing.digest), why=error)
         if self.growing.total is None and error is None and stream.stop is None:
             self.growing.total = stream.at  # upstream had not said; its end says
-        # an answer that ends in good order but early is no better: asked at once, such an upstream would be asked for ever
+        # an answer that ends in good order but early is no better: asked at once, it would be asked for ever
         wanted = self.growing.total if stream.stop is None else stream.stop
         self._next(failed=error is not None or wanted is None or stream.at < wanted)
 
@@ -431,13 +436,10 @@ class Fill:
         )
         self._writing = False
         self._discard = True
+        self._count_wrong()
         self._end(FillFailed(f"upstream sent wrong bytes for {self.growing.digest}"), Phase.GIVEN_UP)
 
     # -- ends
-
-    _discard: bool = field(default=False, init=False)
-    _phase: Phase | None = field(default=None, init=False)
-    """What to tell the followers in other processes; None leaves the fill to them."""
 
     def stop(self, why: str) -> None:
         """Stop here; what is on the disk stays, for another worker or a later fill to go on with."""
@@ -452,8 +454,6 @@ class Fill:
             self.growing.failed(error)
             for stream in list(self._streams):
                 stream.end(None)
-            if self._delay is not None:
-                self._delay.cancel()
         self._write()
 
     def _close(self) -> None:
@@ -497,3 +497,8 @@ def total_of(response: Response) -> int | None:
     header = response.header(b"content-range")
     found = None if header is None else parse_content_range(header.decode("latin-1"))
     return None if found is None else found[2]
+
+
+def is_encoded(response: Response) -> bool:
+    """Are the bytes on the wire others than the blob's (RFC 9110 section 8.4)? They could not be verified."""
+    return response.header(b"content-encoding") not in (None, b"identity")

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .fill import Fill, Patience, Source, begins_at, total_of
+from .fill import Fill, Patience, Source, begins_at, is_encoded, total_of
 from .follow import Follower, Watches
 from .growing import FillFailed, Growing, StoreFailed
 from .http1 import Response, UpstreamFailed
@@ -64,7 +64,7 @@ class Stored:
 
 @frozen
 class NotGiven:
-    """Upstream answered with something other than the blob."""
+    """Upstream answered with something other than the blob, or with the blob in an encoding."""
 
     response: Response
 
@@ -93,11 +93,16 @@ class Fills:
         self._store = store
         self._in_thread = in_thread
         self._stored = stored
+        self.wrong = 0
+        """How often upstream has sent wrong bytes."""
         self._entries: dict[Digest, _Entry] = {}
         self._watches = Watches(clock)
         self._going_on: set[Deferred[None]] = set()
         """Fills that are being taken over."""
         self._stopping = False
+
+    def _count_wrong(self) -> None:
+        self.wrong += 1
 
     def get(self, digest: Digest) -> Growing | None:
         """The growing blob of a digest, while it can be followed."""
@@ -161,7 +166,7 @@ class Fills:
         response = None
         try:
             response, start = await self._first_answer(partial, source)
-            if response.status not in (200, 206):
+            if response.status not in (200, 206) or is_encoded(response):
                 await self._in_thread(_let_go, partial)
                 return NotGiven(response)
             await self._in_thread(partial.expect, total_of(response))
@@ -208,6 +213,7 @@ class Fills:
             settings.patience,
             Parallel(settings.connections),
             self._stored,
+            self._count_wrong,
         )
         entry = _Entry(growing, fill, sources, settings)
         self._entries[growing.digest] = entry

@@ -38,6 +38,7 @@ from twisted.internet import main, tcp, unix
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from .errors import RegcachdError
@@ -502,3 +503,17 @@ def use_direct_transport(port: Any, in_thread: InThread) -> None:
         return server
 
     port.transport = transport
+
+
+class QuietFactory(Factory):
+    """Makes one protocol, and says nothing of it in the log."""
+
+    noisy = False
+
+
+def name_of(peer: Any) -> str:
+    """A peer's address as an operator writes it."""
+    host = getattr(peer, "host", None)
+    if host is None:
+        return "a Unix socket"
+    return f"[{host}]:{peer.port}" if ":" in host else f"{host}:{peer.port}"
