@@ -56,9 +56,13 @@ class FirstHead(Protocol):
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self._door.arrived(self.transport)
-        host = getattr(self.transport.getPeer(), "host", None)  # None: a Unix socket, whose file's mode admits
+        host = getattr(
+            self.transport.getPeer(), "host", None
+        )  # None: a Unix socket, whose file's mode admits
         if host is not None and not admitted(host, self._door.config.clients):
-            self.refuse(403, f"clients at {host} are not admitted; the administrator can add them to `clients`")
+            self.refuse(
+                403, f"clients at {host} are not admitted; the administrator can add them to `clients`"
+            )
         else:
             self.transport.read_head(self)
 
@@ -166,7 +170,10 @@ class FirstHead(Protocol):
             return
         self.transport.stop_reading_head()
         log.info(
-            "refused {peer}: {status} {why}", peer=name_of(self.transport.getPeer()), status=status, why=reason
+            "refused {peer}: {status} {why}",
+            peer=name_of(self.transport.getPeer()),
+            status=status,
+            why=reason,
         )
         take_leave(self.transport, self._door.reactor, status, reason.encode() + b"\n")
 
