@@ -219,7 +219,7 @@ class RegcacheService(Service):
         )
         log.info("its certificate authority is {path}", path=str(self.ca.root_path))
         log.info("with the SHA-256 fingerprint {fingerprint}", fingerprint=self.ca.fingerprint)
-        tcp = [port.getHost().port for port in self.ports if isinstance(port, TCPPort)]
+        tcp = [port.getHost().port for port in self.ports if not isinstance(port, UnixPort)]
         if tcp:
             url = f"http://{node()}:{tcp[0]}"
             log.info("on each node, trust it:  {line}", line=_TRUST.format(url=url))
