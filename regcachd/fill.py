@@ -479,7 +479,9 @@ class Fill:
 
 
 def begins_at(response: Response) -> int | None:
-    """The offset of a response's first byte; None when it does not say, or not in a way that can be understood."""
+    """The offset of a response's first byte; None when that cannot be told, or its bytes are not the blob's."""
+    if response.header(b"content-encoding") not in (None, b"identity"):
+        return None
     if response.status == 200:
         return 0
     header = response.header(b"content-range")
