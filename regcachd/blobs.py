@@ -4,7 +4,7 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from .evidence import Credential
-from .fill import Source, is_encoded
+from .fill import Source, begins_at
 from .fills import Followed, NotGiven, Started, Stored
 from .freshness import matches
 from .growing import FillFailed, Growing, StoreFailed
@@ -71,7 +71,7 @@ class _Refused:
 
 @frozen
 class _Unstored:
-    """The store does not take it: everybody asks upstream for himself."""
+    """The store takes nothing, or not what upstream sends: everybody asks upstream for himself."""
 
 
 _Opening = Started | Followed | Stored | _Refused | _Unstored
@@ -181,7 +181,7 @@ class Blobs:
         except OSError as error:
             registry.shared.trouble.report(error)
             return _Unstored()
-        if isinstance(opened, NotGiven) and opened.response.status == 200:
+        if isinstance(opened, NotGiven) and 200 <= opened.response.status < 300:
             opened.response.abandon()
             return _Unstored()
         if isinstance(opened, NotGiven):
@@ -199,7 +199,7 @@ class Blobs:
             return
         response = await source.open(0, None)
         self._heard(request, repository, digest, response.status)
-        if response.status != 200 or is_encoded(response):
+        if response.status != 200 or begins_at(response) is None:
             await stream(request, response, (UNSTORED,))
             return
         _check_empty(digest, response.length)

@@ -482,7 +482,9 @@ class Fill:
 
 
 def begins_at(response: Response) -> int | None:
-    """The offset of a response's first byte; None when it does not say, or not in a way that can be understood."""
+    """The offset of a response's first byte; None when that cannot be told, or its bytes are not the blob's."""
+    if response.header(b"content-encoding") not in (None, b"identity"):
+        return None
     if response.status == 200:
         return 0
     header = response.header(b"content-range")
@@ -497,8 +499,3 @@ def total_of(response: Response) -> int | None:
     header = response.header(b"content-range")
     found = None if header is None else parse_content_range(header.decode("latin-1"))
     return None if found is None else found[2]
-
-
-def is_encoded(response: Response) -> bool:
-    """Are the bytes on the wire others than the blob's (RFC 9110 section 8.4)? They could not be verified."""
-    return response.header(b"content-encoding") not in (None, b"identity")

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .fill import Fill, Patience, Source, begins_at, is_encoded, total_of
+from .fill import Fill, Patience, Source, begins_at, total_of
 from .follow import Follower, Watches
 from .growing import FillFailed, Growing, StoreFailed
 from .http1 import Response, UpstreamFailed
@@ -64,7 +64,7 @@ class Stored:
 
 @frozen
 class NotGiven:
-    """Upstream answered with something other than the blob, or with the blob in an encoding."""
+    """Upstream answered with something other than the blob's bytes, even if with 200: they may be encoded."""
 
     response: Response
 
@@ -165,8 +165,9 @@ class Fills:
         """None when what was left of an earlier fill has been thrown away: once more, then."""
         response = None
         try:
-            response, start = await self._first_answer(partial, source)
-            if response.status not in (200, 206) or is_encoded(response):
+            response = await self._first_answer(partial, source)
+            start = begins_at(response) if response.status in (200, 206) else None
+            if start is None:
                 await self._in_thread(_let_go, partial)
                 return NotGiven(response)
             await self._in_thread(partial.expect, total_of(response))
@@ -188,7 +189,7 @@ class Fills:
         fill.begin(response, start)
         return Started(growing)
 
-    async def _first_answer(self, partial: Partial, source: Source) -> tuple[Response, int]:
+    async def _first_answer(self, partial: Partial, source: Source) -> Response:
         """An answer that goes on where the partial ends, from the file's start should upstream not do ranges."""
         have: int = await self._in_thread(partial.resume)
         # when all is there but was not stored, one byte is asked for all the same: only upstream can say yes
@@ -197,7 +198,7 @@ class Fills:
         if response.status == 416 or (response.status == 206 and begins_at(response) != wanted):
             response.abandon()
             response = await source.open(0, None)
-        return response, begins_at(response) or 0
+        return response
 
     def _begin(
         self, growing: Growing, partial: Partial, sources: "deque[Source]", settings: Settings
