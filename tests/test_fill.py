@@ -298,7 +298,7 @@ async def test_what_came_before_the_break_stays_for_later(tmp_path: Path) -> Non
         fill = fill_of(world, digest)
         world.registry.release()
         assert (await asked).broken
-        await until(lambda: bool(fill.ended.called))
+        await until(lambda: fill.is_over)
         assert world.partials() == [digest.hex, f"{digest.hex}.state"]
         partial = tmp_path / "store/partial/sha256" / digest.hex
         total, committed = struct.unpack_from("<QQ", partial.with_suffix(".state").read_bytes())
