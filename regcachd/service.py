@@ -171,6 +171,7 @@ class RegcacheService(Service):
         return frozenset(names)
 
     def _blob_stored(self, blob: Growing) -> None:
+        self._trouble.over()
         self._index.add(blob.digest, blob.watermark, None, self._now())
         log.info("stored {digest}, {size} bytes", digest=str(blob.digest), size=blob.watermark)
         self.eviction.wake()

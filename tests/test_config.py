@@ -87,6 +87,9 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             insecure=False,
             timeout=60.0,
             access_ttl=300.0,
+            connections=4,
+            retries=8,
+            retry_delay=15.0,
             blob_probe="head",
         )
     }
@@ -124,6 +127,9 @@ def test_every_key_is_read() -> None:
         hosts = ["registry.site.example", "old.site.example:5000"]
         insecure = true
         access_ttl = 0
+        connections = 1
+        retries = 3
+        retry_delay = "2.5s"
         """,
     )
     assert config.listen == ("tcp:3128:interface=10.0.0.1", "dual:0")
@@ -150,6 +156,9 @@ def test_every_key_is_read() -> None:
         insecure=True,
         timeout=90.0,
         access_ttl=0.0,
+        connections=1,
+        retries=3,
+        retry_delay=2.5,
         blob_probe="head",
     )
 
