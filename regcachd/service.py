@@ -136,7 +136,8 @@ class RegcacheService(Service):
             utc_now,
             self._names_beside,
             ticket_secret=secrets.tickets,
-            kernel=config.tls.kernel == "auto",
+            # where the module is not loaded, asking for it would only cost every handshake a little
+            kernel=config.tls.kernel == "auto" and KERNEL_TLS.exists(),
         )
         web = WebFactory(reactor, self._respond, config.limits.head_size)
         self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule)
