@@ -6,8 +6,8 @@ built for it, the module `tls` is there and the kernel knows the cipher. Whether
 connection (`has_taken`), and nothing depends on the answer but speed.
 
 What is written to such a socket leaves as application data, so everything is written to it directly and OpenSSL
-sends only alerts. (SSL_write would do the same with one danger more: after EAGAIN, OpenSSL 3.0 goes on from the
-address of the bytes it was given first, whatever SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER promises.)
+sends only alerts. (SSL_write would do the same, but with the kernel it copies nothing: after EAGAIN it would remember
+an address in memory that by then may be somebody else's.)
 
 New keys are what cannot be had. A client may ask for them (KeyUpdate, RFC 8446 section 4.6.3), but kernels before 6.14
 refuse them, and OpenSSL 3.0 does not even try: it would announce new keys while the kernel goes on with the old

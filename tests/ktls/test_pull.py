@@ -11,7 +11,7 @@ from twisted.logger import globalLogPublisher
 
 from regcachd.testing import FakeRegistry, StallAfter
 from tests.ktls.conftest import taken
-from tests.through import blob_path, running, start
+from tests.through import blob_path, fill_of, running, start
 from tests.wire import LogLines
 from tests.world import NAME, World, reactor, until
 
@@ -54,6 +54,7 @@ async def test_a_growing_file_has_many_readers(tmp_path: Path) -> None:
         world.registry.fault(digest, StallAfter(SIZE // 2), times=1)
         replies = [start(world.client(), blob_path(digest)) for _ in range(4)]
         await until(lambda: world.service.fills.get(digest) is not None)
+        await until(lambda: fill_of(world, digest).watermark > SIZE // 3)
         world.registry.release()
         for reply in replies:
             assert (await reply).body == data
