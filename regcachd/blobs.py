@@ -194,7 +194,7 @@ class Blobs:
             else:
                 await _follow(request, source, start, stop)
         if isinstance(source, OpenBlob):
-            self._registry.shared.index.used(digest, source.size, self._registry.shared.now())
+            self._registry.shared.index.used(digest, self._registry.shared.now())
         if not request.gone:
             request.finish()
 

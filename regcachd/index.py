@@ -4,13 +4,19 @@ Which repository has which digest (links), what manifest a tag named last (tags)
 uses. Losing it loses no content: blobs are found by their files, links are proved again by asking upstream.
 
 Every method is one small statement on a local WAL file and takes some ten microseconds, so they are called
-in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint`, for a disk thread.
+in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint`, for a disk thread. Whoever works
+on many rows in a thread has an Index of its own there. Last uses are gathered and written in one transaction
+every few seconds (`tick`); those that a crash takes away are no loss.
+
+None of it stops the daemon: see database.py for what happens when the file or the disk fails.
 """
 
-import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from attrs import frozen
+
+from .database import Database
 from .freshness import TagEntry
 from .reference import Digest, Repository, Tag
 
@@ -35,107 +41,198 @@ CREATE TABLE IF NOT EXISTS tags (
     digest TEXT NOT NULL, media_type TEXT NOT NULL, checked REAL NOT NULL,
     PRIMARY KEY (registry, repository, tag, accept)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scrubs (
+    started REAL PRIMARY KEY, finished REAL, position TEXT, blobs INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    rotten INTEGER NOT NULL
+) WITHOUT ROWID;
 """
 _VERSION = 1
+_PROBES = (
+    "SELECT blobs, bytes FROM totals",
+    "SELECT min(digest), max(digest), min(last_use), max(last_use) FROM blobs",
+    "SELECT registry, repository, digest FROM links LIMIT 1",
+    "SELECT registry, repository, tag, accept, digest, media_type, checked FROM tags LIMIT 1",
+    "SELECT started, finished, position, blobs, bytes, rotten FROM scrubs",
+)
+_GATHERED = 500
+"""Last uses that are written without waiting for the next tick: some milliseconds' worth."""
+
+
+@frozen
+class ScrubRecord:
+    """One pass over all blobs. `finished` is None while it is under way, and `position` the last one it has seen."""
+
+    started: float
+    finished: float | None = None
+    position: str | None = None
+    blobs: int = 0
+    bytes: int = 0
+    rotten: int = 0
 
 
 class Index:
-    """The tables. All times are seconds since the epoch."""
+    """The tables. All times are seconds since the epoch. Usable from `open` on."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._db = self._connect()
-        self._db.executescript(_SCHEMA)
-        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._db = Database(path, _SCHEMA, _VERSION, _PROBES)
+        self._uses: dict[Digest, tuple[float, int]] = {}
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None, timeout=5.0, cached_statements=64)
-        db.execute("PRAGMA journal_mode = WAL")
-        # no fsync at a commit: what a loss of power takes away is asked of upstream again
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("PRAGMA wal_autocheckpoint = 0")
-        return db
+    def open(self) -> None:
+        """Open the file, or make it; one that is damaged is set aside. Raises DatabaseUnusable."""
+        self._db.open()
+
+    def tick(self) -> bool:
+        """Write what was gathered, and look after the file; for every few seconds. True when another file is in use
+        since, which may lack what the files have."""
+        self.flush()
+        return self._db.look()
+
+    def check(self) -> None:
+        """Look for damage in all of the file; the next `tick` replaces a damaged one. For a disk thread."""
+        self._db.check()
 
     def checkpoint(self) -> None:
-        """Move the log into the file and sync it. For a disk thread: it has a connection of its own."""
-        db = self._connect()
-        try:
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        finally:
-            db.close()
+        """Move the log into the file and sync it. For a disk thread."""
+        self._db.checkpoint()
 
     def close(self) -> None:
-        """Close the file; nothing is lost without it."""
+        """Close the file, with all that was gathered in it."""
+        if self._db.is_open:
+            self.flush()
         self._db.close()
 
     # -- links: upstream's own yes that a repository has a digest
 
     def link(self, repository: Repository, digest: Digest) -> None:
         """Upstream served this digest from this repository."""
-        self._db.execute(
+        self._db.write(
             "INSERT OR IGNORE INTO links VALUES (?, ?, ?)",
             (repository.registry, repository.name, str(digest)),
         )
 
     def linked(self, repository: Repository, digest: Digest) -> bool:
         """Has upstream ever served this digest from this repository?"""
-        found = self._db.execute(
+        found = self._db.read(
             "SELECT 1 FROM links WHERE registry = ? AND repository = ? AND digest = ?",
             (repository.registry, repository.name, str(digest)),
         )
-        return found.fetchone() is not None
+        return bool(found)
 
     # -- blobs
 
     def add(self, digest: Digest, size: int, media_type: str | None, now: float) -> None:
         """A blob has been stored; `media_type` is known for manifests only."""
-        self._db.execute(
+        self._db.write(
             "INSERT INTO blobs (digest, size, media_type, added, last_use) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (digest) DO UPDATE SET media_type = coalesce(excluded.media_type, media_type)",
             (str(digest), size, media_type, now, now),
         )
 
+    def adopt(self, blobs: Iterable[tuple[Digest, int, float]]) -> None:
+        """These blobs (digest, bytes, last use) are stored; rows they have stay as they are."""
+        rows = [(str(digest), size, used, used) for digest, size, used in blobs]
+        self._db.write_all(
+            [("INSERT OR IGNORE INTO blobs (digest, size, added, last_use) VALUES (?, ?, ?, ?)", rows)]
+        )
+
     def media_type(self, digest: Digest) -> str | None:
         """The media type upstream gave a manifest, or None for one we do not know as a manifest."""
-        row = self._db.execute("SELECT media_type FROM blobs WHERE digest = ?", (str(digest),)).fetchone()
-        return row[0] if row else None
+        for (media_type,) in self._db.read("SELECT media_type FROM blobs WHERE digest = ?", (str(digest),)):
+            return str(media_type) if media_type is not None else None
+        return None
 
-    def used(self, digest: Digest, size: int, now: float) -> None:
-        """A blob has been served from the store. One whose row was lost gets a new one."""
-        self._db.execute(
-            "INSERT INTO blobs (digest, size, added, last_use, hits) VALUES (?, ?, ?, ?, 1) "
-            "ON CONFLICT (digest) DO UPDATE SET last_use = excluded.last_use, hits = hits + 1",
-            (str(digest), size, now, now),
-        )
+    def used(self, digest: Digest, now: float) -> None:
+        """A blob has been served from the store. Without a row, which it loses when it is evicted, it gets none."""
+        _, hits = self._uses.get(digest, (now, 0))
+        self._uses[digest] = (now, hits + 1)
+        if len(self._uses) >= _GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the last uses that were gathered."""
+        if self._uses:
+            rows = [(last_use, hits, str(digest)) for digest, (last_use, hits) in self._uses.items()]
+            self._uses.clear()
+            self._db.write_all(
+                [("UPDATE blobs SET last_use = max(last_use, ?), hits = hits + ? WHERE digest = ?", rows)]
+            )
 
     def remove(self, digests: Iterable[Digest]) -> None:
         """These blobs are not stored any more. Their links stay: they say what upstream said."""
-        self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(str(digest),) for digest in digests])
+        self._db.write_all([("DELETE FROM blobs WHERE digest = ?", [(str(digest),) for digest in digests])])
+
+    def totals(self) -> tuple[int, int]:
+        """How many blobs there are, and their sizes together in bytes."""
+        for blobs, size in self._db.read("SELECT blobs, bytes FROM totals"):
+            return int(blobs), int(size)
+        return 0, 0
 
     def bytes_stored(self) -> int:
         """The sizes of all blobs together."""
-        row = self._db.execute("SELECT bytes FROM totals").fetchone()
-        return int(row[0])
+        return self.totals()[1]
+
+    def oldest_use(self) -> float | None:
+        """When the blob that is next for eviction was used last; None for an empty store."""
+        self.flush()
+        for (last_use,) in self._db.read("SELECT min(last_use) FROM blobs"):
+            return None if last_use is None else float(last_use)
+        return None
 
     def least_recently_used(self, count: int) -> list[tuple[Digest, int]]:
         """The next candidates for eviction, with their sizes in bytes."""
-        rows = self._db.execute("SELECT digest, size FROM blobs ORDER BY last_use LIMIT ?", (count,))
+        self.flush()
+        rows = self._db.read("SELECT digest, size FROM blobs ORDER BY last_use LIMIT ?", (count,))
         return [(Digest.parse(digest), size) for digest, size in rows]
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The sizes of the blobs whose digests, as text, begin so."""
+        rows = self._db.read(
+            "SELECT digest, size FROM blobs WHERE digest >= ? AND digest < ?", (prefix, prefix + "g")
+        )
+        return dict(rows)
+
+    # -- scrubs: the passes over all blobs
+
+    def scrubs(self) -> list[ScrubRecord]:
+        """The last passes, newest first."""
+        rows = self._db.read(
+            "SELECT started, finished, position, blobs, bytes, rotten FROM scrubs ORDER BY started DESC LIMIT 10"
+        )
+        return [ScrubRecord(*row) for row in rows]
+
+    def record_scrub(self, record: ScrubRecord) -> None:
+        """How far a pass is, or what it came to. One pass is under way at a time: others that did not finish go."""
+        values: Sequence[object] = (
+            record.started,
+            record.finished,
+            record.position,
+            record.blobs,
+            record.bytes,
+            record.rotten,
+        )
+        self._db.write_all(
+            [
+                ("DELETE FROM scrubs WHERE finished IS NULL AND started != ?", [(record.started,)]),
+                ("INSERT OR REPLACE INTO scrubs VALUES (?, ?, ?, ?, ?, ?)", [values]),
+            ]
+        )
 
     # -- tags
 
     def tag(self, repository: Repository, tag: Tag, accept: str) -> TagEntry | None:
         """What this tag named last, for a client that accepts these media types."""
-        row = self._db.execute(
+        rows = self._db.read(
             "SELECT digest, media_type, checked FROM tags "
             "WHERE registry = ? AND repository = ? AND tag = ? AND accept = ?",
             (repository.registry, repository.name, str(tag), accept),
-        ).fetchone()
-        return TagEntry(Digest.parse(row[0]), row[1], row[2]) if row else None
+        )
+        for digest, media_type, checked in rows:
+            return TagEntry(Digest.parse(digest), media_type, checked)
+        return None
 
     def set_tag(self, repository: Repository, tag: Tag, accept: str, entry: TagEntry) -> None:
         """Upstream has said what this tag names."""
-        self._db.execute(
+        self._db.write(
             "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 repository.registry,

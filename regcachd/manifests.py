@@ -192,7 +192,7 @@ class Manifests:
             VIA,
             status,
         ]
-        self._registry.shared.index.used(digest, len(body), self._registry.shared.now())
+        self._registry.shared.index.used(digest, self._registry.shared.now())
         if matches(request.header("if-none-match"), f'"{digest}"'):
             request.begin(304, headers, None)
             request.finish()

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from . import __version__
 from .blobs import Openings
+from .care import Care
 from .config import Config
 from .disk import DiskThreads
 from .endpoints import Endpoints
@@ -41,6 +42,8 @@ from .web import Request, WebFactory
 
 log = Logger()
 
+INDEX_TICK = 2.0
+"""Seconds between writes of what the index has gathered."""
 CHECKPOINT = 30.0
 """Seconds between checkpoints of the index."""
 EVICTION = 60.0
@@ -99,6 +102,7 @@ class RegcacheService(Service):
             now=now,
         )
         self.eviction = Eviction(store, self._index, config.store, self._writers.run)
+        self.care = Care(reactor, config, store, self._index, now, self.eviction.wake)
         openings: Openings = SingleFlight()
         self._upstreams = {
             name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
@@ -112,6 +116,7 @@ class RegcacheService(Service):
         web = WebFactory(reactor, self._respond, config.limits.head_size)
         self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule)
         self._chores = {
+            LoopingCall(self.care.tick): INDEX_TICK,
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
             LoopingCall(self._renew_ca): RENEWAL,
             LoopingCall(self.eviction.wake): EVICTION,
@@ -161,11 +166,12 @@ class RegcacheService(Service):
     def privilegedStartService(self) -> None:
         """Bind, while there may still be privileges to bind low ports. Exits with a line that says why it cannot."""
         try:
+            self.care.begin()
             for description in self.config.listen:
                 port = self._listen(description)
                 use_direct_transport(port, self._readers.run)
                 self.ports.append(port)
-        except CannotListen as error:
+        except RegcachdError as error:
             raise SystemExit(f"regcachd does not start: {error}") from None
 
     def _listen(self, description: str) -> Any:
@@ -198,6 +204,7 @@ class RegcacheService(Service):
         for chore, interval in self._chores.items():
             chore.clock = self._reactor
             chore.start(interval, now=False)
+        self.care.start()
         self._greet()
 
     def _greet(self) -> None:
@@ -232,6 +239,7 @@ class RegcacheService(Service):
         for chore in self._chores:
             if chore.running:
                 chore.stop()
+        await self.care.stop()
         ports, self.ports = self.ports, []
         for port in ports:
             await _own(port.stopListening())
@@ -249,6 +257,7 @@ class RegcacheService(Service):
         self._readers.stop()
         self._writers.stop()
         self._index.close()
+        self.care.release()
 
 
 async def _own(result: Any) -> None:

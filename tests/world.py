@@ -116,6 +116,7 @@ class World:
                     f"""
                     listen = ["tcp:0:interface=127.0.0.1"]
                     state = "{self.directory}/state"
+                    admin = "{self.directory}/admin.sock"
                     [store]
                     path = "{self.directory}/store"
                     max_size = {self.max_size}
