@@ -28,10 +28,6 @@ from .errors import RegcachdError
 
 log = Logger()
 
-DEFAULT = "/run/regcachd/admin.sock"
-"""Where the socket is on an installed system."""
-NAME = "admin.sock"
-"""Its name in the state directory, where that place is not for us."""
 MODE = 0o660
 _LARGEST = 64 * 1024
 """Bytes of a request's document."""
@@ -58,13 +54,6 @@ class Command:
     method: str
     path: str
     run: Callable[[Document], Awaitable[Document]]
-
-
-def socket_path(configured: str, state: Path) -> Path:
-    """Where the socket is: `configured`, but in the state directory where the default is not for this user."""
-    if configured == DEFAULT and not os.access(Path(DEFAULT).parent, os.W_OK | os.X_OK):
-        return state / NAME
-    return Path(configured)
 
 
 class _Commands(Resource):
@@ -135,6 +124,8 @@ def _answer(request: Request, status: int, document: Document) -> bytes:
 
 class _QuietSite(Site):
     """Without an access log: these requests are not clients'."""
+
+    noisy = False
 
     def log(self, request: Any) -> None:
         """Say nothing."""

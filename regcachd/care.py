@@ -2,7 +2,6 @@
 index agree with the files, scrubs, sweeps up, and answers on the admin socket."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from attrs import asdict
@@ -10,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from .admin import Admin, Command, Document, socket_path
+from .admin import Admin, Command, Document
 from .config import Config
 from .disk import DiskThreads
 from .index import Index
@@ -18,6 +17,7 @@ from .leftovers import PartialFile, partials, sweep
 from .lock import StoreLock
 from .recovery import Recovery
 from .scrub import Pass, Scrub
+from .sockets import socket_path
 from .store import Store, StoreUnusable
 
 log = Logger()
@@ -68,7 +68,7 @@ class Care:
             now,
             self.recovery.start,
         )
-        self.admin = Admin(reactor, socket_path(config.admin, Path(config.state)), self._commands())
+        self.admin = Admin(reactor, socket_path(config), self._commands())
         self.trouble: str | None = None
         """What is wrong with the store as a whole."""
         self._chores = {
@@ -106,7 +106,8 @@ class Care:
             log.info("the daemon before this one did not stop in an orderly way: the index is checked")
         if self._index.totals() == (0, 0):
             log.info(
-                "the index of {path} is empty: what the store has is entered", path=str(self._store.path)
+                "the store {path} is new, or has lost its index: what lies in it is entered",
+                path=str(self._store.path),
             )
         self.recovery.start(check=self._lock.was_left)
         for chore, interval in self._chores.items():

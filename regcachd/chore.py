@@ -24,7 +24,7 @@ class Chore:
     _reactor: Any
     _in_thread: InThread
     _rest: "Deferred[None] | None" = field(default=None, init=False)
-    _call: IDelayedCall | None = field(default=None, init=False)
+    _call: "IDelayedCall | None" = field(default=None, init=False)
     _ended: bool = field(default=False, init=False)
 
     async def run(self, work: Steps) -> bool:

@@ -8,6 +8,7 @@ processes that have it open notice that in `look`, and change over.
 SQLite knows of files that were renamed while open: the last to close one leaves the new one's log alone.
 """
 
+import fcntl
 import os
 import sqlite3
 import time
@@ -24,6 +25,7 @@ log = Logger()
 
 _WAIT = 5.0
 """Seconds that a write waits for another process's. Ours take milliseconds."""
+_COMPANIONS = ("-wal", "-shm")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DISK = {
     sqlite3.SQLITE_BUSY,
@@ -69,18 +71,27 @@ class Database:
     def open(self) -> None:
         """Open the file, or a new one where it is missing or damaged. Raises DatabaseUnusable."""
         try:
-            try:
-                self._db = self._connect()
-            except (_NotOurs, sqlite3.DatabaseError) as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK:
-                    raise
-                self._set_aside(str(error))
-                self._db = self._connect()
-            self._file, self._directory = _identity(self.path), _identity(self.path.parent)
+            with _alone(self.path.parent):
+                self._open(damage=None)
         except (_NotOurs, sqlite3.Error, OSError) as error:
             raise DatabaseUnusable(
                 f"{self.path} cannot be used: {error}; see that its directory and its disk are in order"
             ) from error
+
+    def _open(self, damage: str | None) -> None:
+        if damage is not None:
+            self._set_aside(damage)
+        elif not self.path.exists():
+            for suffix in _COMPANIONS:  # not to be taken for those of the new file
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        try:
+            self._db = self._connect()
+        except (_NotOurs, sqlite3.DatabaseError) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK:
+                raise
+            self._set_aside(str(error))
+            self._db = self._connect()
+        self._file, self._directory = _identity(self.path), _identity(self.path.parent)
         self._damage = None
 
     def _connect(self) -> sqlite3.Connection:
@@ -116,7 +127,7 @@ class Database:
         for earlier in self.path.parent.glob(f"{self.path.name}.bad-*"):
             earlier.unlink(missing_ok=True)
         self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
+        for suffix in _COMPANIONS:
             companion = self.path.with_name(self.path.name + suffix)
             if companion.exists():
                 companion.rename(aside.with_name(aside.name + suffix))
@@ -176,19 +187,18 @@ class Database:
         """Replace the file if it was found to be damaged, and change over if another process has replaced it, or
         somebody has deleted it. True when another file is in use now. For every few seconds."""
         self._in_trouble, self._failed = self._failed, False
-        found = _identity(self.path)
-        if found == self._file and self._damage is None:
+        if _identity(self.path) == self._file and self._damage is None:
             return False
         if _identity(self.path.parent) != self._directory:
             return False  # the disk has gone; a new file would be on the one below it
         before = self._db
         try:
-            if found == self._file:
-                self._set_aside(self._damage or "")
-            elif found is None:
-                log.error("{path} was deleted; a new one is made", path=str(self.path))
-            self.open()
-        except (DatabaseUnusable, OSError) as error:
+            with _alone(self.path.parent):
+                found = _identity(self.path)
+                if found is None:
+                    log.error("{path} was deleted; a new one is made", path=str(self.path))
+                self._open(self._damage if found == self._file else None)
+        except (_NotOurs, sqlite3.Error, OSError) as error:
             if not self._in_trouble:
                 log.error("{path} cannot be replaced: {why}", path=str(self.path), why=error)
             self._in_trouble = self._failed = True
@@ -228,3 +238,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep other processes from opening and replacing what is in the directory meanwhile."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

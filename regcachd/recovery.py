@@ -34,8 +34,8 @@ _CHANGES = 200
 """Rows that are changed in one transaction, for which others may have to wait: a few milliseconds."""
 _CHANGING = 0.01
 """Seconds a step that changes rows may take up."""
-_LOOKING = 0.02
-"""Seconds for a step that only looks at a shelf."""
+_LOOKING = 5e-6
+"""Seconds for each file of a shelf that is only looked at."""
 _SYNCING = 100
 """Steps with changes after which the index's log is moved into its file, lest it grow large."""
 _SHOWN = 5
@@ -64,13 +64,13 @@ def reconcile(store: Store, index: Index, tally: Tally) -> Steps:
     for shelf in shelves(store):
         found = contents(shelf)
         tally.foreign += found.foreign
-        yield _LOOKING
+        yield _LOOKING * len(found.blobs)
         for change in _changes(store, index, shelf, found.blobs, tally):
             yield change
             steps += 1
             if steps % _SYNCING == 0:
                 index.checkpoint()
-                yield _LOOKING
+                yield 0.0
 
 
 def _changes(store: Store, index: Index, shelf: Shelf, blobs: list[BlobFile], tally: Tally) -> Steps:
@@ -131,10 +131,10 @@ def recover(store: Store, now: float, partial_ttl: float, check: bool, tally: Ta
         if check:
             index.check()
             index.tick()  # sets a damaged one aside, so that what follows builds another
-            yield _LOOKING
+            yield 0.0
         sweep(store, now - partial_ttl, now)
         tally.foreign += names(store).foreign
-        yield _LOOKING
+        yield 0.0
         yield from reconcile(store, index, tally)
         index.checkpoint()
     finally:
