@@ -8,10 +8,10 @@ network. A command is a row in a table: method, path and a function from the req
     anything else       4xx  {"error": "what is wrong, and what to do"}
 """
 
-import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -142,21 +142,16 @@ class Admin:
 
     def listen(self) -> None:
         """Make the socket; one that a killed daemon has left is replaced. Raises CannotListenForAdmin."""
-        if len(os.fsencode(self.path)) > _LONGEST:
+        why = _hindrance(self.path)  # Twisted's port leaks its socket when it cannot bind it
+        if why is None:
+            try:
+                self._port = self._reactor.listenUNIX(str(self.path), self._site, mode=MODE)
+            except CannotListenError as error:
+                why = str(error.socketError)
+        if why is not None:
             raise CannotListenForAdmin(
-                f"admin: {self.path} is longer than the {_LONGEST} bytes that a Unix socket's path may have; "
-                "name another with --admin or the key admin"
+                f"admin: cannot listen on {self.path}: {why}; name another with --admin or the key admin"
             )
-        try:
-            _remove_left(self.path)
-            self._port = self._reactor.listenUNIX(str(self.path), self._site, mode=MODE)
-        except (CannotListenError, OSError) as error:
-            why = getattr(error, "socketError", None) or error
-            in_use = getattr(why, "errno", None) == errno.EADDRINUSE
-            raise CannotListenForAdmin(
-                f"admin: {'another daemon uses' if in_use else 'cannot listen on'} {self.path}"
-                f"{'' if in_use else f': {why}'}; name another with --admin or the key admin"
-            ) from error
 
     async def stop(self) -> None:
         """Close the socket, and remove it."""
@@ -165,12 +160,22 @@ class Admin:
             await port.stopListening()
 
 
-def _remove_left(path: Path) -> None:
-    """Remove the socket of a daemon that is no more."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
+def _hindrance(path: Path) -> str | None:
+    """Why there cannot be a socket here, after removing that of a daemon that is no more."""
+    if len(os.fsencode(path)) > _LONGEST:
+        return f"it is longer than the {_LONGEST} bytes that the path of a Unix socket may have"
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return f"{path.parent} is not a directory that this user can write to"
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return "there is something else"
+        with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except FileNotFoundError:
-            pass
+    except FileNotFoundError:
+        return None
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)
+        return None
+    except OSError as error:
+        return str(error.strerror)
+    return "another daemon uses it"

@@ -1,6 +1,7 @@
 """`regcachctl scrub`: begin a pass over everything stored, follow it, and say what it found."""
 
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,21 +23,30 @@ def begin(client: Client) -> Document:
 def follow(client: Client, console: Console, began: Document) -> Document:
     """Wait for the end of a pass, with its progress on a terminal. Returns it. Raises Unreachable, also when the pass
     ends before it is through."""
+    if not console.is_terminal:
+        return _wait(client, began, lambda current, whole: None)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("scrub", total=None)
-        while True:
-            scrub = client.ask("GET", "/scrub")
-            current, last = scrub["current"], scrub["last"]
-            if current is None or current["started"] != began["started"]:
-                break
-            progress.update(task, completed=current["bytes"], total=max(scrub["bytes"], current["bytes"]))
-            time.sleep(POLL)
+        return _wait(
+            client, began, lambda current, whole: progress.update(task, completed=current, total=whole)
+        )
+
+
+def _wait(client: Client, began: Document, tell: Callable[[int, int], None]) -> Document:
+    """`tell` is told how many bytes are read, of how many."""
+    while True:
+        scrub = client.ask("GET", "/scrub")
+        current, last = scrub["current"], scrub["last"]
+        if current is None or current["started"] != began["started"]:
+            break
+        tell(current["bytes"], max(scrub["bytes"], current["bytes"]))
+        time.sleep(POLL)
     if last is None or last["started"] != began["started"] or last["finished"] is None:
         raise Unreachable("the scrub ended before it was through; the daemon's log says why")
     return dict(last)
