@@ -8,8 +8,7 @@ DEBIAN_PYTHON ?= /usr/bin/python3
 VENV := .venv
 DEBIAN := .venv-debian
 PIP := -m pip --disable-pip-version-check --quiet
-# The tree itself on Python's path, since Twisted looks for plugins in the directories of that path.
-EDITABLE := --config-settings editable_mode=compat --editable
+EDITABLE := --editable
 
 .PHONY: help run test test-units lint bench clean
 
@@ -43,7 +42,7 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.installed
+bench: .test-dependencies $(VENV)/.installed
 	$(VENV)/bin/python -m bench
 
 clean:

@@ -1,4 +1,4 @@
-"""`python -m bench`: print the table and write var/bench.json."""
+"""`python -m bench`: measure, print the table and write var/bench.json."""
 
 import argparse
 import sys
@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import blobs, machine, manifests, profile
+from bench.clients import agreed_cipher
 from bench.processes import ROOT, BenchError
-from bench.rounds import Case, compare
+from bench.rounds import Case, compare, prepare
 from bench.row import Row, table, write_json
-from bench.servers import Target, Upstream, nginx, regcachd, upstream
+from bench.servers import Upstream, nginx, regcachd, upstream
 
 RESULTS = ROOT / "var" / "bench.json"
 
@@ -23,7 +24,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure regcachd next to nginx.")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
-    parser.add_argument("--only", default="", metavar="WORDS", help="only rows with these words in their name")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="WORDS",
+        help="only rows with these words in their name; the file stays as it is",
+    )
     parser.add_argument(
         "--profile", type=Path, metavar="FILE", help="regcachd alone, under cProfile; its figures go to FILE"
     )
@@ -33,39 +39,33 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 @contextmanager
 def chosen_cases(words: str) -> Iterator[list[Case]]:
     """The cases whose rows have these words in their name."""
-    with manifests.clients() as pool:
+    with manifests.client_processes() as pool:
         cases = [case for case in (*blobs.cases(), *manifests.cases(pool)) if case.is_named(words)]
         if not cases:
             raise BenchError(f"no row has {words!r} in its name")
         yield cases
 
 
-def fill(target: Target) -> None:
-    """Get everything into the cache."""
-    manifests.fill(target)
-    blobs.fill(target)
-
-
 def measure(directory: Path, origin: Upstream, cases: Sequence[Case], rounds: int) -> list[Row]:
     """Every case on both servers. The rows are printed when all are there, progress meanwhile."""
-    with regcachd(directory, origin) as ours, nginx(directory, origin) as peer:
-        for target in (ours, peer):
-            fill(target)
-        ciphers = {target.name: manifests.cipher(target) for target in (ours, peer)}
-        if len(set(ciphers.values())) > 1:
-            raise BenchError(f"the servers chose different ciphers: {ciphers}")
-        print(f"cipher    {ciphers[ours.name]}, both\n", flush=True)
-        rows: list[Row] = []
-        for case in cases:
-            print(f"... {case.figures[0][0]}", file=sys.stderr, flush=True)
-            rows += compare(case, ours, peer, rounds)
+    with regcachd(directory, origin) as ours:
+        cipher = agreed_cipher(ours)
+        print(f"cipher    {cipher}, both", flush=True)
+        with nginx(directory, origin, cipher) as peer:
+            if agreed_cipher(peer) != cipher:
+                raise BenchError(f"{peer.name} chose another cipher: {agreed_cipher(peer)}")
+            prepare(cases, (ours, peer))
+            rows: list[Row] = []
+            for case in cases:
+                print(f"... {case.figures[0][0]}", file=sys.stderr, flush=True)
+                rows += compare(case, ours, peer, rounds)
     return rows
 
 
 def take_profile(directory: Path, origin: Upstream, cases: Sequence[Case], path: Path) -> None:
     """Every case once on regcachd, then its profile."""
     with regcachd(directory, origin, path.resolve()) as ours:
-        fill(ours)
+        prepare(cases, (ours,))
         for case in cases:
             case.load(ours)
     profile.report(path)
@@ -86,10 +86,11 @@ def main() -> None:
                 return
             rows = measure(Path(name), origin, cases, QUICK_ROUNDS if options.quick else ROUNDS)
     except BenchError as error:
-        raise SystemExit(f"bench: {error}") from None
-    print(table(rows))
-    write_json(rows, RESULTS)
-    print(f"\nwritten to {RESULTS.relative_to(ROOT)}")
+        raise SystemExit("\n".join((f"bench: {error}", *getattr(error, "__notes__", ())))) from None
+    print(f"\n{table(rows)}")
+    if not options.only:
+        write_json(rows, RESULTS)
+        print(f"\nwritten to {RESULTS.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

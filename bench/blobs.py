@@ -3,6 +3,8 @@
 import hashlib
 import subprocess
 import time
+from functools import partial
+from typing import IO
 
 from bench.processes import ENVIRONMENT, BenchError, cpu_seconds, program, wait_until
 from bench.rounds import Case
@@ -23,10 +25,10 @@ def cases() -> list[Case]:
 def _case(clients: int) -> Case:
     who = f"cached 256 MiB blob, {clients} client{'s' if clients > 1 else ''}"
     figures = ((who, "CPU s/GiB"), (who, "GiB/s"))
-    return Case(figures, lambda target: _load(target, clients))
+    return Case(figures, fill, partial(_load, clients))
 
 
-def _load(target: Target, clients: int) -> tuple[float, ...]:
+def _load(clients: int, target: Target) -> tuple[float, ...]:
     """Every client gets the blob again and again over one connection; CPU seconds per GiB, and GiB per second."""
     each = max(1, LEAST // clients)
     cpu, start = cpu_seconds(target.pids), time.monotonic()
@@ -38,7 +40,9 @@ def _load(target: Target, clients: int) -> tuple[float, ...]:
     seconds, cpu = time.monotonic() - start, cpu_seconds(target.pids) - cpu
     for curl, report in zip(curls, reports, strict=True):
         if curl.returncode or report.split("\n") != [*[_expected(target)] * each, ""]:
-            raise BenchError(f"{target.name}: curl ended with status {curl.returncode}, and its transfers were\n{report}")
+            raise BenchError(
+                f"{target.name}: curl ended with status {curl.returncode}, and its transfers were\n{report}"
+            )
     gib = clients * each * BLOB_SIZE / GIB
     return cpu / gib, gib / seconds
 
@@ -63,12 +67,17 @@ def _expected(target: Target) -> str:
 
 def fill(target: Target) -> None:
     """Get the blob into the cache, and out of it right: its digest is checked once."""
-    wait_until(lambda: _report(_curl(target, "/dev/null", 1)) == _expected(target), f"{target.name} to cache the blob")
+    wait_until(
+        lambda: _report(_curl(target, "/dev/null", 1)) == _expected(target),
+        f"{target.name} to cache the blob",
+    )
     # curl's own report goes to standard error here, after the body has left.
     command = [part.replace("%{http_code}", "%{stderr}%{http_code}") for part in _curl(target, "-", 1)]
-    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as curl:
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as curl:
         assert curl.stdout is not None
-        digest = hashlib.file_digest(curl.stdout, "sha256").hexdigest()
+        digest = _sha256(curl.stdout)
     if digest != target.upstream.blob.rpartition(":")[2]:
         raise BenchError(f"{target.name} sends a blob with the digest {digest}, not {target.upstream.blob}")
 
@@ -78,3 +87,10 @@ def _report(command: list[str]) -> str:
     if done.returncode:
         raise BenchError(f"curl ended with status {done.returncode}: {done.stderr}")
     return done.stdout.strip()
+
+
+def _sha256(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()

@@ -6,17 +6,21 @@ import ssl
 import subprocess
 from pathlib import Path
 
-import twisted
 from OpenSSL import SSL, version
 
+import twisted
 from bench.processes import program
 
 
 def describe() -> str:
     """Processor, system and versions."""
     load = os.getloadavg()[0]
-    regcachd = f"Twisted {twisted.__version__}, pyOpenSSL {version.__version__}, {SSL.SSLeay_version(0).decode()}"
-    nginx = subprocess.run([program("nginx", "nginx-light"), "-V"], capture_output=True, text=True, check=True).stderr
+    regcachd = (
+        f"Twisted {twisted.__version__}, pyOpenSSL {version.__version__}, {SSL.SSLeay_version(0).decode()}"
+    )
+    nginx = subprocess.run(
+        [program("nginx", "nginx-light"), "-V"], capture_output=True, text=True, check=True
+    ).stderr
     built = next((line for line in nginx.splitlines() if "OpenSSL" in line), "without OpenSSL")
     return "\n".join(
         (
@@ -37,5 +41,7 @@ def _processor() -> str:
 
 
 def _curl() -> str:
-    said = subprocess.run([program("curl", "curl"), "--version"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [program("curl", "curl"), "--version"], capture_output=True, text=True, check=True
+    ).stdout
     return " ".join(said.split()[:2])

@@ -68,12 +68,15 @@ def running(name: str, command: Sequence[str], log: Path, ready: Callable[[], bo
 
     def ready_or_dead() -> bool:
         if process.poll() is not None:
-            raise BenchError(f"{name} ended with status {process.returncode}:\n{log.read_text(errors='replace')}")
+            raise BenchError(f"{name} ended with status {process.returncode}")
         return ready()
 
     try:
         wait_until(ready_or_dead, f"{name} to answer")
         yield process.pid
+    except BenchError as error:
+        error.add_note(f"the end of what {name} printed:\n{_last_lines(log)}")
+        raise
     finally:
         process.terminate()
         try:
@@ -83,10 +86,19 @@ def running(name: str, command: Sequence[str], log: Path, ready: Callable[[], bo
             process.wait()
 
 
+def _last_lines(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+
+
 def family(pid: int) -> tuple[int, ...]:
     """A process and all that descend from it."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return (pid, *(each for child in children for each in family(int(child))))
+
+
+def command_line(pid: int) -> str:
+    """What a process calls itself."""
+    return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:

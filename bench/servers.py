@@ -11,16 +11,12 @@ from urllib.request import ProxyHandler, build_opener
 
 from attrs import frozen
 
-from bench.processes import BenchError, accepts, family, free_port, program, running
+from bench.processes import BenchError, accepts, command_line, family, free_port, program, running, wait_until
 
 REGISTRY = "registry.test"
 """The name by which clients know the registry, whichever server answers for it."""
 
 BLOB_SIZE = 256 * 1024 * 1024
-
-# What regcachd offers and prefers; nginx is told the same, so both spend the same on each byte.
-_TLS12 = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305"
-_TLS13 = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 
 
 @frozen
@@ -53,7 +49,8 @@ class Target:
 @contextmanager
 def upstream(directory: Path) -> Iterator[Upstream]:
     """A registry over TLS with one image of one layer."""
-    command = [sys.executable, "-m", "regcachd.testing", "--tls", str(directory), "--blob-size", str(BLOB_SIZE)]
+    command = [sys.executable, "-m", "regcachd.testing", "--tls", str(directory)]
+    command += ["--blob-size", str(BLOB_SIZE)]
     log = directory / "upstream.log"
     with running("the upstream registry", command, log, lambda: log.read_text().endswith("}\n")):
         about = json.loads(log.read_text().splitlines()[-1])
@@ -82,51 +79,61 @@ def regcachd(directory: Path, origin: Upstream, profile: Path | None = None) -> 
         f"upstream = {json.dumps(origin.url)}\n"
         f"ca = {json.dumps(str(origin.authority))}\n"
     )
-    twistd = [sys.executable, "-c", "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"]
+    twistd = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()",
+    ]
     profiling = ["--profiler", "cprofile", "--savestats", "--profile", str(profile)] if profile else []
     command = [*twistd, "-n", "--pidfile=", *profiling, "regcache", "--config", str(configuration)]
     with running("regcachd", command, directory / "regcachd.log", lambda: accepts(port)) as pid:
         # No proxy of the user's: this goes to the daemon itself.
         with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/ca.crt") as page:
             authority.write_bytes(page.read())
-        yield Target("regcachd", port, True, authority, ("cache-status", "regcachd; hit"), family(pid), origin)
+        yield Target(
+            "regcachd", port, True, authority, ("cache-status", "regcachd; hit"), family(pid), origin
+        )
 
 
 @contextmanager
-def nginx(directory: Path, origin: Upstream) -> Iterator[Target]:
-    """nginx with one worker and proxy_cache, told to be as cheap as it can be."""
+def nginx(directory: Path, origin: Upstream, cipher: str) -> Iterator[Target]:
+    """nginx with one worker and proxy_cache, as cheap as it can be set up, that speaks TLS 1.3 with `cipher` alone."""
     path = program("nginx", "nginx-light")
     port = free_port()
     certificate, key = directory / "nginx.crt", directory / "nginx.key"
     _make_certificate(certificate, key)
     configuration = directory / "nginx.conf"
-    configuration.write_text(_nginx_conf(directory, port, certificate, key, origin))
+    configuration.write_text(_nginx_conf(directory, port, certificate, key, cipher, origin))
     command = [path, "-c", str(configuration), "-p", str(directory), "-e", str(directory / "nginx.log")]
     with running("nginx", command, directory / "nginx.log", lambda: accepts(port)) as pid:
-        worker = [each for each in family(pid) if "worker process" in _command_line(each)]
+        # The master listens before it has a worker. The worker does all the work, so its CPU time alone counts.
+        wait_until(lambda: bool(_workers(pid)), "nginx to have a worker")
         version = subprocess.run([path, "-v"], capture_output=True, text=True, check=True).stderr
-        name = version.rpartition(": ")[2].strip().replace("/", " ").removeprefix("nginx version: ")
-        yield Target(name, port, False, certificate, ("x-cache-status", "HIT"), tuple(worker), origin)
+        name = version.rpartition(": ")[2].strip().replace("/", " ")
+        yield Target(name, port, False, certificate, ("x-cache-status", "HIT"), _workers(pid), origin)
 
 
-def _command_line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+def _workers(master: int) -> tuple[int, ...]:
+    return tuple(pid for pid in family(master) if "worker process" in command_line(pid))
 
 
 def _make_certificate(certificate: Path, key: Path) -> None:
     """One self-signed ECDSA P-256 certificate: a shorter chain than ours, so cheaper to send."""
-    command = [program("openssl", "openssl"), "req", "-x509", "-nodes", "-days", "30", "-subj", f"/CN={REGISTRY}"]
-    command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-addext", f"subjectAltName=DNS:{REGISTRY}"]
-    command += ["-out", str(certificate), "-keyout", str(key)]
+    command = [program("openssl", "openssl"), *["req", "-x509", "-nodes", "-days", "30", "-newkey", "ec"]]
+    command += ["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", f"/CN={REGISTRY}"]
+    command += ["-addext", f"subjectAltName=DNS:{REGISTRY}", "-out", str(certificate), "-keyout", str(key)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         raise BenchError(f"openssl made no certificate:\n{made.stderr}")
 
 
-def _nginx_conf(directory: Path, port: int, certificate: Path, key: Path, origin: Upstream) -> str:
+def _nginx_conf(
+    directory: Path, port: int, certificate: Path, key: Path, cipher: str, origin: Upstream
+) -> str:
     user = "user root;" if os.getuid() == 0 else ""  # else the worker could not write to its cache
     temporary = "\n".join(
-        f"    {kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"    {kind}_temp_path {directory}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     return f"""{user}
 daemon off;
@@ -151,10 +158,8 @@ http {{
         server_name {REGISTRY};
         ssl_certificate {certificate};
         ssl_certificate_key {key};
-        ssl_protocols TLSv1.2 TLSv1.3;
-        ssl_ciphers {_TLS12};
-        ssl_conf_command Ciphersuites {_TLS13};
-        ssl_prefer_server_ciphers on;
+        ssl_protocols TLSv1.3;
+        ssl_conf_command Ciphersuites {cipher};
         location / {{
             proxy_pass {origin.url};
             proxy_http_version 1.1;

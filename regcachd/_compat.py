@@ -7,7 +7,7 @@ as if only one version existed. A function goes when the oldest supported versio
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -54,6 +54,26 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 
 
 def set_tls13_ciphersuites(context: SSL.Context, suites: bytes) -> None:
-    """Set the order of TLS 1.3 cipher suites where pyOpenSSL can; elsewhere OpenSSL's own order stays."""
+    """Set the order of TLS 1.3 cipher suites."""
     if hasattr(context, "set_tls13_ciphersuites"):  # pyOpenSSL 25.2
         context.set_tls13_ciphersuites(suites)
+    else:
+        _openssl().SSL_CTX_set_ciphersuites(context._context, suites)
+
+
+_MODE_ENABLE_PARTIAL_WRITE = 0x1  # openssl/ssl.h
+
+
+def write_whole(context: SSL.Context) -> None:
+    """Let one send write all it is given: pyOpenSSL sets every context to return after each record of 16 KiB."""
+    if hasattr(context, "clear_mode"):  # in pyOpenSSL 26, not in 23
+        context.clear_mode(_MODE_ENABLE_PARTIAL_WRITE)
+    else:
+        _openssl().SSL_CTX_clear_mode(context._context, _MODE_ENABLE_PARTIAL_WRITE)
+
+
+def _openssl() -> Any:
+    """The bindings below pyOpenSSL, for what old versions of it have no method for."""
+    from OpenSSL._util import lib
+
+    return lib

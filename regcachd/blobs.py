@@ -13,7 +13,7 @@ from .http1 import Response, UpstreamFailed
 from .ranges import Part, Unsatisfiable, content_range, decide_range, unsatisfied_range
 from .reference import Digest, Repository
 from .registry import CachedRegistry, target_of
-from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, stream
+from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, downward, stream
 from .singleflight import SingleFlight
 from .store import OpenBlob
 from .web import Request
@@ -64,24 +64,25 @@ class Blobs:
         while not request.gone:
             source = self._stored(digest) or registry.shared.fills.get(digest)
             if source is not None:
-                await self._serve(request, repository, digest, source)
-                return
+                if await self._serve(request, repository, digest, source):
+                    return
+                continue
             if request.method == b"HEAD":
                 await self._ask(request, repository, digest)
                 return
             mine = digest not in self._openings
             opening = await self._openings.run(digest, self._opener(request, repository, digest))
             if isinstance(opening, Fill):
-                await self._serve(request, repository, digest, opening, fresh=mine)
-                return
-            if isinstance(opening, _Unstored):
+                if await self._serve(request, repository, digest, opening, fresh=mine):
+                    return
+            elif isinstance(opening, _Unstored):
                 if mine:
                     await stream(request, opening.response, (UNSTORED,))
                     return
             elif (opening.repository, opening.credential) == (repository, registry.credential(request)):
                 opening.answer.send(request, UNSTORED)
                 return
-            # somebody else was refused, or the store is unusable: ask upstream ourselves
+            # somebody else was refused, the store is unusable or the fill is over: look again
 
     def _stored(self, digest: Digest) -> OpenBlob | None:
         try:
@@ -93,13 +94,13 @@ class Blobs:
     async def _ask(self, request: Request, repository: Repository, digest: Digest) -> None:
         """HEAD of something we do not have: upstream says, nothing is downloaded."""
         registry = self._registry
-        response = await registry.upstream.request(
-            b"HEAD", target_of("blobs", repository, digest), asking(request), follow=True
-        )
+        response = await registry.head_blob(repository, digest, asking(request))
         registry.heard(repository, registry.credential(request), response.status)
         if 200 <= response.status < 300:
             registry.shared.index.link(repository, digest)
-        await stream(request, response, (UNSTORED,))
+        if not request.gone:
+            request.begin(response.status, downward(response.headers, UNSTORED), response.length)
+            request.finish()
 
     # -- from upstream
 
@@ -143,15 +144,20 @@ class Blobs:
         digest: Digest,
         source: OpenBlob | Fill,
         fresh: bool = False,
-    ) -> None:
-        """From a file that is complete or growing, if the client may."""
+    ) -> bool:
+        """From a file that is complete or growing, if the client may; False if there is no such file any more."""
         try:
             refused = None if fresh else await self._registry.may_read(request, "blobs", repository, digest)
             if refused is not None:
                 refused.send(request, UNSTORED)
+            elif isinstance(source, Fill) and (source.failed or source.ended.called):
+                if fresh:
+                    raise UpstreamFailed(f"{repository.registry} sent nothing for {digest}")
+                return False
             elif not request.gone:
                 status = HIT if isinstance(source, OpenBlob) else MISS if fresh else COLLAPSED
                 await self._send(request, digest, source, status)
+            return True
         finally:
             if isinstance(source, OpenBlob):
                 source.close()
@@ -176,7 +182,9 @@ class Blobs:
         start, stop, code = 0, source.size, 200
         if source.size is not None:
             headers.append((b"Accept-Ranges", b"bytes"))
-            part = decide_range(request.header("range"), source.size, request.header("if-range"), etag)
+            # for HEAD a Range means nothing (RFC 9110 section 14.2)
+            wanted = request.header("range") if request.method == b"GET" else None
+            part = decide_range(wanted, source.size, request.header("if-range"), etag)
             if isinstance(part, Unsatisfiable):
                 unsatisfied = (b"Content-Range", unsatisfied_range(source.size).encode())
                 request.answer_error(
@@ -192,7 +200,12 @@ class Blobs:
                 assert stop is not None
                 await request.send_file(source.fd, start, stop - start)
             else:
-                await _follow(request, source, start, stop)
+                try:
+                    await _follow(request, source, start, stop)
+                except FillFailed as error:
+                    log.info("response cut short: {why}", why=error)
+                    request.cut()
+                    return
         if isinstance(source, OpenBlob):
             self._registry.shared.index.used(digest, self._registry.shared.now())
         if not request.gone:
@@ -200,7 +213,7 @@ class Blobs:
 
 
 async def _follow(request: Request, fill: Fill, start: int, stop: int | None) -> None:
-    """Send a growing file, from `start` to `stop` or to its end."""
+    """Send a growing file, from `start` to `stop` or to its end. Raises FillFailed."""
     reader = fill.reader(start)
     request.when_gone(reader.close)
     try:
@@ -212,9 +225,6 @@ async def _follow(request: Request, fill: Fill, start: int, stop: int | None) ->
                 break  # verified, and nothing more comes
             await request.send_file(reader.fd, reader.position, edge - reader.position)
             reader.position = edge
-    except FillFailed as error:
-        log.info("response cut short: {why}", why=error)
-        request.cut()
     finally:
         reader.close()
 

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,43 +143,46 @@ class Database:
         return self._db is not None
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows; none when the disk fails or the file is damaged."""
-        with self._guarded() as db:
-            return db.execute(sql, arguments).fetchall()
-        return []
+        """The rows; none when the file is closed or damaged, or the disk fails."""
+        if self._db is None:
+            return []
+        try:
+            return self._db.execute(sql, arguments).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._failed_with(error)
+            return []
 
     def write(self, sql: str, arguments: Sequence[Any] = ()) -> None:
-        """One change in a transaction of its own; dropped when the disk fails or the file is damaged."""
-        with self._guarded() as db:
-            db.execute(sql, arguments)
+        """One change in a transaction of its own; dropped when the file is closed or damaged, or the disk fails."""
+        self.read(sql, arguments)
 
-    def write_all(self, statements: Iterable[Statement]) -> None:
-        """Many changes in one transaction; all are dropped when one fails."""
-        with self._guarded() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                for sql, rows in statements:
-                    db.executemany(sql, rows)
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _guarded(self) -> Iterator[sqlite3.Connection]:
-        assert self._db is not None, "open() comes first"
+    def write_all(self, statements: Iterable[Statement]) -> bool:
+        """Many changes in one transaction. False when all were dropped, for the reasons of `write`."""
+        if self._db is None:
+            return False
         try:
-            yield self._db
+            self._db.execute("BEGIN IMMEDIATE")
+            for sql, rows in statements:
+                self._db.executemany(sql, rows)
+            self._db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code in _DAMAGED:
-                self._damage = self._damage or str(error)
-            elif code not in _DISK:
-                raise
-            if not self._in_trouble:
-                log.error("{path} failed, going on without it: {why}", path=str(self.path), why=error)
-            self._in_trouble = self._failed = True
+            self._failed_with(error)
+            return False
+        finally:
+            if self._db.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+        return True
+
+    def _failed_with(self, error: sqlite3.DatabaseError) -> None:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _DAMAGED:
+            self._damage = self._damage or str(error)
+        elif code not in _DISK:
+            raise error
+        if not self._in_trouble:
+            log.error("{path} failed, going on without it: {why}", path=str(self.path), why=error)
+        self._in_trouble = self._failed = True
 
     # -- looking after it
 

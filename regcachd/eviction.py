@@ -65,13 +65,16 @@ class Eviction:
             digests = choose(sizes.items(), need)
             if not digests:
                 return
-            self._index.remove(digests)
+            known = self._index.remove(digests)
             left = await self._in_thread(self._unlink, digests)
-            self._index.adopt((digest, sizes[digest], 0.0) for digest in left)
+            if known:
+                self._index.adopt((digest, sizes[digest], 0.0) for digest in left)
+            else:  # on a full disk there may be room for it now
+                known = self._index.remove(digests[: len(digests) - len(left)])
             evicted = len(digests) - len(left)
             self.evicted += evicted
             log.info("evicted {count} blobs to make room", count=evicted)
-            if left:
+            if left or not known:
                 return
 
     def _unlink(self, digests: list[Digest]) -> list[Digest]:

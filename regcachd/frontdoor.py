@@ -156,7 +156,6 @@ class FirstHead(Protocol):
         near = Splice()
         self.become(near)
         near.join(far)
-        self.transport.resumeProducing()
 
     def become(self, protocol: Any, early: bytes = b"") -> None:
         """Hand the connection over; `early` is what has been read for the new protocol."""
@@ -278,9 +277,18 @@ class FrontDoor(Factory):
                 transport.abortConnection()
 
 
+_ADVICE = {
+    "unknown ca": "the client does not trust this proxy's CA; install /ca.crt there",
+    "bad certificate": "the client does not trust this proxy's CA; install /ca.crt there",
+    "certificate unknown": "the client does not trust this proxy's CA; install /ca.crt there",
+    "unsupported protocol": "the client speaks no TLS newer than 1.1; this proxy speaks 1.2 and 1.3",
+    "http request": "the client speaks plain HTTP where TLS is expected; it must ask for https:// addresses",
+}
+"""What to do about OpenSSL's reasons, as far as operators meet them."""
+
+
 def _explained(error: HandshakeFailed) -> str:
-    """OpenSSL's reason, with what to do about the one that everybody meets."""
+    """OpenSSL's reason, and what to do about it."""
     text = str(error)
-    if "unknown ca" in text or "bad certificate" in text or "certificate unknown" in text:
-        return f"{text}: the client does not trust this proxy's CA; install /ca.crt there"
-    return text
+    advice = next((advice for reason, advice in _ADVICE.items() if reason in text), None)
+    return text if advice is None else f"{text}: {advice}"

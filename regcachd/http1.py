@@ -12,7 +12,8 @@ from typing import Protocol as Shape
 
 import h11
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -20,6 +21,9 @@ from .errors import RegcachdError
 
 HEAD_LIMIT = 64 * 1024
 """Bytes a response head may have; presigned redirects make long ones."""
+
+MOST_DISCARDED = 16 * 1024
+"""Bytes of an unwanted body that are read so that the connection can be kept: cheaper than a new handshake."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -85,6 +89,26 @@ class Response:
         if self.connection is not None:
             self.connection.abandon()
 
+    def discard(self) -> None:
+        """Nobody wants the body: read it away if it is small, else close the connection."""
+        if self.length is not None and self.length <= MOST_DISCARDED:
+            self.deliver(_Discarded())
+        else:
+            self.abandon()
+
+
+class _Discarded:
+    """The body consumer of those who want none."""
+
+    def body_received(self, data: bytes) -> None:
+        pass
+
+    def body_done(self) -> None:
+        pass
+
+    def body_failed(self, error: UpstreamFailed) -> None:
+        pass
+
 
 class Http1Connection(Protocol):
     """The client side of one connection.
@@ -117,6 +141,7 @@ class Http1Connection(Protocol):
         self._last = 0.0
         self._paused = False
         self._check: Any = None
+        self._closed_well = False
         self.lost = False
 
     # -- the request
@@ -126,13 +151,20 @@ class Http1Connection(Protocol):
     ) -> "Deferred[Response]":
         """Send a request; the Deferred fires with a Response or fails with UpstreamFailed.
 
-        `timeout` (seconds) bounds the wait for the head and every silence within the body.
+        `timeout` (seconds) bounds the wait for the whole head and every silence within the body. What cannot be
+        written as HTTP/1.1, a control character in a header say, is the client's fault: status 400.
         """
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
         self._method, self._timeout, self._heard = method, timeout, False
-        message = h11.Request(method=method, target=target, headers=list(headers))
-        wire = [self._parser.send(message), self._parser.send(h11.Data(body)) if body else b""]
-        wire.append(self._parser.send(h11.EndOfMessage()))
+        try:
+            message = h11.Request(method=method, target=target, headers=list(headers))
+            wire = [self._parser.send(message), self._parser.send(h11.Data(body)) if body else b""]
+            wire.append(self._parser.send(h11.EndOfMessage()))
+        except h11.LocalProtocolError as error:
+            self.abandon()
+            return fail(
+                UpstreamFailed(f"the request cannot be passed on to {self._name}: {error}", status=400)
+            )
         self._answer = Deferred()
         self._last = self._clock.seconds()
         self._watch(timeout)
@@ -142,11 +174,12 @@ class Http1Connection(Protocol):
     # -- the response
 
     def dataReceived(self, data: bytes) -> None:
-        self._last = self._clock.seconds()
         self._heard = True
         if self._answer is not None:
-            self._head(data)
-        elif self._consumer is not None:
+            self._head(data)  # and a head that comes in drops is no less late
+            return
+        self._last = self._clock.seconds()
+        if self._consumer is not None:
             self._body(data)
         elif self._response is not None:
             self._early.append(data)
@@ -182,8 +215,10 @@ class Http1Connection(Protocol):
         )
         self._response = response
         if self._method == b"HEAD" or event.status_code in (204, 304) or length == 0:
+            self._keep = self._keep and not self._parser.trailing_data[0]
             self._exchange_done()
         else:
+            self._last = self._clock.seconds()
             self._remaining = None if chunked else length
             rest = self._parser.trailing_data[0]
             if self._remaining is not None and rest:
@@ -207,6 +242,7 @@ class Http1Connection(Protocol):
             if self._consumer is not None:
                 self._body(data)
         if self.lost and self._consumer is not None:
+            self._stream_ended()
             self._fail(UpstreamFailed(f"{self._name} closed the connection too early"))
 
     def _body(self, data: bytes) -> None:
@@ -235,9 +271,21 @@ class Http1Connection(Protocol):
             if isinstance(event, h11.Data):
                 self._consumer.body_received(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
+                self._keep = self._keep and not self._parser.trailing_data[0]
                 self._complete()
             else:
                 return
+
+    def _stream_ended(self) -> None:
+        """A body without a length ends with its connection, if upstream closed that in good order."""
+        if not self._closed_well or self._consumer is None or self._remaining is not None:
+            return
+        assert self._parser is not None
+        try:
+            self._parser.receive_data(b"")
+        except h11.RemoteProtocolError:
+            return
+        self._events()
 
     def _complete(self) -> None:
         consumer, self._consumer = self._consumer, None
@@ -297,14 +345,9 @@ class Http1Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = True
+        self._closed_well = reason.check(ConnectionDone) is not None
         self._gone(self)
-        if self._parser is not None and self._consumer is not None and self._remaining is None:
-            try:
-                self._parser.receive_data(b"")  # a close-delimited body ends here
-            except h11.RemoteProtocolError:
-                pass
-            else:
-                self._events()
+        self._stream_ended()
         self._fail(
             UpstreamFailed(
                 f"{self._name} closed the connection too early ({reason.getErrorMessage()})",

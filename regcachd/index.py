@@ -157,9 +157,12 @@ class Index:
                 [("UPDATE blobs SET last_use = max(last_use, ?), hits = hits + ? WHERE digest = ?", rows)]
             )
 
-    def remove(self, digests: Iterable[Digest]) -> None:
-        """These blobs are not stored any more. Their links stay: they say what upstream said."""
-        self._db.write_all([("DELETE FROM blobs WHERE digest = ?", [(str(digest),) for digest in digests])])
+    def remove(self, digests: Iterable[Digest]) -> bool:
+        """These blobs are not stored any more. Their links stay: they say what upstream said. False when that could
+        not be written down: who evicts must not believe that there is room now."""
+        return self._db.write_all(
+            [("DELETE FROM blobs WHERE digest = ?", [(str(digest),) for digest in digests])]
+        )
 
     def totals(self) -> tuple[int, int]:
         """How many blobs there are, and their sizes together in bytes."""

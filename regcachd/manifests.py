@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from .evidence import Credential
 from .freshness import TagEntry, TagUse, matches, still_names, use_of
 from .http1 import UpstreamFailed
+from .recent import Manifest
 from .reference import Digest, InvalidReference, Repository, Tag, Target
 from .registry import CachedRegistry, target_of
 from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, stream
@@ -44,9 +45,8 @@ class Manifests:
             await self._by_tag(request, repository, target)
 
     async def _by_digest(self, request: Request, repository: Repository, digest: Digest) -> None:
-        media_type = self._registry.shared.index.media_type(digest)
-        stored = self._read(digest) if media_type is not None else None
-        if media_type is None or stored is None:
+        stored = self._stored(digest)
+        if stored is None:
             if request.method == b"HEAD":
                 await self._head(request, repository, digest)
             else:
@@ -56,7 +56,7 @@ class Manifests:
         if refused is not None:
             refused.send(request, FORWARDED)
         else:
-            self._send(request, digest, media_type, stored, HIT)
+            self._send(request, digest, stored, HIT)
 
     async def _by_tag(self, request: Request, repository: Repository, tag: Tag) -> None:
         if request.method == b"HEAD":
@@ -69,10 +69,10 @@ class Manifests:
             and use_of(entry) is TagUse.REVALIDATE
             and await self._still(request, repository, tag, entry)
         ):
-            stored = self._read(entry.digest)
+            stored = self._stored(entry.digest)
             if stored is not None:
                 index.link(repository, entry.digest)
-                self._send(request, entry.digest, entry.media_type, stored, REVALIDATED)
+                self._send(request, entry.digest, stored, REVALIDATED)
                 return
         await self._fetch(request, repository, tag)
 
@@ -82,9 +82,9 @@ class Manifests:
         """Does upstream, asked with the client's credential, still name the manifest of `entry`?"""
         registry = self._registry
         response = await registry.upstream.request(
-            b"HEAD", target_of("manifests", repository, tag), asking(request)
+            b"HEAD", target_of("manifests", repository, tag), asking(request), follow=True
         )
-        response.abandon()
+        response.discard()
         registry.heard(repository, registry.credential(request), response.status)
         named = response.header(b"docker-content-digest")
         return response.status == 200 and still_names(
@@ -94,7 +94,7 @@ class Manifests:
     async def _head(self, request: Request, repository: Repository, target: Target) -> None:
         registry = self._registry
         response = await registry.upstream.request(
-            b"HEAD", target_of("manifests", repository, target), asking(request)
+            b"HEAD", target_of("manifests", repository, target), asking(request), follow=True
         )
         registry.heard(repository, registry.credential(request), response.status)
         if response.status == 200 and isinstance(target, Digest):
@@ -111,7 +111,7 @@ class Manifests:
         if answer.status == 200:
             named = answer.header(b"docker-content-digest")
             if named is not None and matches(request.header("if-none-match"), f'"{named.decode("latin-1")}"'):
-                request.answer(304, [(b"Docker-Content-Digest", named), VIA, MISS])
+                _not_modified(request, [(b"Docker-Content-Digest", named), VIA, MISS])
                 return
         answer.send(request, MISS if answer.status == 200 else FORWARDED)
 
@@ -126,7 +126,7 @@ class Manifests:
         registry = self._registry
         limit = registry.shared.limits.manifest_size
         response = await registry.upstream.request(
-            b"GET", target_of("manifests", repository, target), headers
+            b"GET", target_of("manifests", repository, target), headers, follow=True
         )
         registry.heard(repository, credential, response.status)
         try:
@@ -168,21 +168,39 @@ class Manifests:
             return
         shared.index.add(digest, len(body), media_type, shared.now())
 
+    def _stored(self, digest: Digest) -> Manifest | None:
+        """A manifest that we have and that has the digest, from memory or from the store."""
+        shared = self._registry.shared
+        recent = shared.recent.get(digest)
+        if recent is not None:
+            return recent
+        media_type = shared.index.media_type(digest)
+        body = None if media_type is None else self._read(digest)
+        if media_type is None or body is None:
+            return None
+        manifest = Manifest(media_type, body)
+        shared.recent.put(digest, manifest)
+        return manifest
+
     def _read(self, digest: Digest) -> bytes | None:
-        """A stored manifest: a few kilobytes, read at once."""
+        """A few kilobytes of the store, read at once, and checked since that costs next to nothing."""
         shared = self._registry.shared
         try:
             blob = shared.store.open(digest)
-            if blob is None or blob.size > shared.limits.manifest_size:
+            if blob is None:
                 return None
             with open(blob.fd, "rb") as file:
-                return file.read()
+                data = file.read(blob.size) if blob.size <= shared.limits.manifest_size else b""
         except OSError as error:
             log.error("a stored manifest cannot be read: {why}", why=error, digest=str(digest))
             return None
+        if Digest.of(data, digest.algorithm) != digest:
+            log.error("the stored manifest {digest} is damaged, asking upstream for it", digest=str(digest))
+            return None
+        return data
 
     def _send(
-        self, request: Request, digest: Digest, media_type: str, body: bytes, status: tuple[bytes, bytes]
+        self, request: Request, digest: Digest, manifest: Manifest, status: tuple[bytes, bytes]
     ) -> None:
         named = str(digest).encode()
         headers = [
@@ -194,10 +212,17 @@ class Manifests:
         ]
         self._registry.shared.index.used(digest, self._registry.shared.now())
         if matches(request.header("if-none-match"), f'"{digest}"'):
-            request.begin(304, headers, None)
-            request.finish()
+            _not_modified(request, headers)
         else:
-            request.answer(200, [(b"Content-Type", media_type.encode("latin-1")), *headers], body)
+            content_type = (b"Content-Type", manifest.media_type.encode("latin-1"))
+            request.answer(200, [content_type, *headers], manifest.body)
+
+
+def _not_modified(request: Request, headers: list[tuple[bytes, bytes]]) -> None:
+    """Answer 304: without Content-Length, which would have to be that of the manifest (RFC 9110 section 8.6)."""
+    if not request.gone:
+        request.begin(304, headers, None)
+        request.finish()
 
 
 def _accept_key(request: Request) -> str:

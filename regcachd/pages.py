@@ -5,6 +5,7 @@ from html import escape
 from attrs import frozen
 
 from . import __version__
+from .farewell import PLAIN
 from .pki import CA
 from .web import Request
 
@@ -31,8 +32,6 @@ buildah read it from the shell's environment.</p>
 </body></html>
 """
 
-_PLAIN = b"text/plain; charset=utf-8"
-
 
 @frozen
 class Pages:
@@ -53,7 +52,7 @@ class Pages:
             )
         elif request.method not in (b"GET", b"HEAD"):
             request.answer(
-                405, [(b"Allow", b"GET, HEAD"), (b"Content-Type", _PLAIN)], b"only GET and HEAD here\n"
+                405, [(b"Allow", b"GET, HEAD"), (b"Content-Type", PLAIN)], b"only GET and HEAD here\n"
             )
         elif request.path == b"/":
             self._index(request)
@@ -79,4 +78,4 @@ class Pages:
 
 
 def _text(request: Request, status: int, text: str) -> None:
-    request.answer(status, [(b"Content-Type", _PLAIN)], text.encode() + b"\n")
+    request.answer(status, [(b"Content-Type", PLAIN)], text.encode() + b"\n")

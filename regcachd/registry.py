@@ -12,6 +12,7 @@ from .evidence import Credential, Proofs
 from .fill import Fills
 from .http1 import Response
 from .index import Index
+from .recent import RecentManifests
 from .reference import Digest, Repository
 from .relay import Answer, asking
 from .singleflight import SingleFlight
@@ -37,6 +38,7 @@ class Shared:
     index: Index
     fills: Fills
     proofs: Proofs
+    recent: RecentManifests
     limits: Limits
     in_thread: InThread
     now: Callable[[], float]
@@ -102,15 +104,33 @@ class CachedRegistry:
         credential: Credential,
         headers: list[tuple[bytes, bytes]],
     ) -> Answer | None:
-        method = b"GET" if kind == "blobs" and self.settings.blob_probe == "get" else b"HEAD"
-        response = await self.upstream.request(method, target_of(kind, repository, digest), headers)
-        response.abandon()
-        if 200 <= response.status < 300 or (kind == "blobs" and response.status in REDIRECTS):
-            self.heard(repository, credential, 200)
+        if kind == "blobs":
+            response = await self.head_blob(repository, digest, headers)
+        else:
+            target = target_of(kind, repository, digest)
+            response = await self.upstream.request(b"HEAD", target, headers, follow=True)
+        self.heard(repository, credential, response.status)
+        if 200 <= response.status < 300:
             self.shared.index.link(repository, digest)
             return None
-        self.heard(repository, credential, response.status)
         return refusal(kind, response)
+
+    async def head_blob(
+        self, repository: Repository, digest: Digest, headers: list[tuple[bytes, bytes]]
+    ) -> Response:
+        """Upstream's word on a blob: a response without its body. Raises UpstreamFailed.
+
+        A redirect alone is no yes, for there are registries that redirect whatever they are asked for. It is
+        followed with a GET that ends at its head, because storage that signs URLs signs them for GET.
+        """
+        target = target_of("blobs", repository, digest)
+        if self.settings.blob_probe == "head":
+            response = await self.upstream.request(b"HEAD", target, headers)
+            if response.status not in REDIRECTS:
+                return response
+        response = await self.upstream.request(b"GET", target, headers, follow=True)
+        response.discard()
+        return response
 
 
 def target_of(kind: Kind, repository: Repository, target: object) -> bytes:

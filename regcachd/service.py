@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
+from os import fsdecode
 from pathlib import Path
 from platform import node
 from typing import Any
@@ -32,6 +33,7 @@ from .guard import Rule, never_ours
 from .index import Index
 from .pages import Pages
 from .pki import CA, PkiError, open_ca
+from .recent import RecentManifests
 from .registry import CachedRegistry, Shared
 from .singleflight import SingleFlight
 from .store import Store
@@ -97,6 +99,7 @@ class RegcacheService(Service):
             index=self._index,
             fills=self.fills,
             proofs=Proofs(),
+            recent=RecentManifests(),
             limits=config.limits,
             in_thread=self._writers.run,
             now=now,
@@ -247,11 +250,11 @@ class RegcacheService(Service):
         self.door.drain()
         while self.door.busy() and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.05, lambda: None)
-        await self.fills.stop()
-        await self.eviction.stop()
         self.door.close()
         for upstream in self._upstreams.values():
-            upstream.close()
+            upstream.close()  # now no fill can begin
+        await self.fills.stop()
+        await self.eviction.stop()
         while self.door.connections:
             await deferLater(self._reactor, 0, lambda: None)
         self._readers.stop()
@@ -291,8 +294,6 @@ def _cannot_listen(description: str, error: Exception) -> str:
 
 def _address(port: Any) -> str:
     host = port.getHost()
-    return (
-        f"port {host.port}"
-        if isinstance(port, DualPort)
-        else getattr(host, "name", None) or f"{host.host}:{host.port}"
-    )
+    if isinstance(port, UnixPort):
+        return fsdecode(host.name)
+    return f"port {host.port}" if isinstance(port, DualPort) else f"{host.host}:{host.port}"

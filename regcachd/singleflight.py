@@ -38,6 +38,8 @@ class SingleFlight(Generic[K, T]):
 
     def _landed(self, outcome: "T | Failure", key: K) -> None:
         for waiter in self._waiting.pop(key):
+            if waiter.called:
+                continue  # cancelled by one that was told before it
             waiter.callback(outcome)  # a Failure makes it an errback
 
     def _leave(self, key: K, gone: "Deferred[T]") -> None:

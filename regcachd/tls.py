@@ -20,7 +20,7 @@ from attrs import frozen
 from OpenSSL import SSL
 from twisted.logger import Logger
 
-from regcachd._compat import set_tls13_ciphersuites
+from regcachd._compat import set_tls13_ciphersuites, write_whole
 from regcachd.pki import CA, Leaf, PkiError
 
 LEAF_RENEWAL = timedelta(days=1)
@@ -124,6 +124,7 @@ def _server_context(leaf: Leaf | None, choose: Callable[[SSL.Connection], None])
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_mode(MODE)
+    write_whole(context)
     context.set_cipher_list(_TLS12)
     set_tls13_ciphersuites(context, _TLS13)
     # ALPN (RFC 7301): HTTP/1.1 or none at all; an alert instead would lock out who offers only h2.

@@ -13,10 +13,10 @@ Rules that hold this file together:
 1. The reactor's thread never waits for a disk: files are read with RWF_NOWAIT, and what is not in the
    page cache is read by a disk thread while other connections go on.
 2. One connection sends at most TURN bytes before the reactor looks at the others.
-3. A blocked TLS connection keeps the one record OpenSSL has already encrypted (16 KiB) and nothing else: the
-   rest is read again when the client takes more. OpenSSL demands that a write it could not finish is
-   repeated with the same bytes (SSL_write(3), SSL_ERROR_WANT_WRITE); it need not be the same address, because
-   every context used here has SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER (`tls.MODE`).
+3. A blocked TLS connection keeps nothing: what the client has not taken is read again from the page cache when
+   it takes more. OpenSSL demands that a write it could not finish is repeated with the same bytes, no
+   fewer (SSL_write(3), SSL_ERROR_WANT_WRITE): `again` says how many. It need not be the same address, because every
+   context used here has SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER (`tls.MODE`).
 4. The head of a CONNECT is taken from the kernel to its last byte and no further (MSG_PEEK), so a
    ClientHello sent in the same segment is still there for OpenSSL, and tunnelled bytes for the splice.
 
@@ -42,14 +42,12 @@ from twisted.python.failure import Failure
 
 from .errors import RegcachdError
 
-CHUNK = 256 * 1024
-"""Bytes read from a file at once: stays in the processor's L2 cache."""
+CHUNK = 128 * 1024
+"""Bytes read from a file, and given to OpenSSL, at once: enough to make Python's part in it small, and little enough
+to stay in the processor's L2 cache."""
 
 TURN = 1024 * 1024
 """Bytes one connection may send per turn of the reactor."""
-
-RECORD = 16 * 1024
-"""The most plain text one TLS record holds (RFC 8446 section 5.1)."""
 
 PEEK = 16 * 1024
 """Bytes looked at together while a request head is read."""
@@ -131,7 +129,7 @@ class TLSSocket:
             raise OSError(errno.EPROTO, _reason(error)) from None
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send the beginning of `data`, at most one record; raises BlockingIOError when the socket is full."""
+        """Send `data`, or its beginning; raises BlockingIOError when the socket is full (rule 3)."""
         if not data:
             return 0  # as a socket does; SSL_write(3) leaves an empty write undefined
         try:
@@ -152,15 +150,19 @@ class TLSSocket:
 
 
 class _FileSend:
-    """A file on its way to the client. `held` is what has been read but not yet taken by the socket."""
+    """A file on its way to the client.
 
-    __slots__ = ("count", "done", "fd", "held", "offset")
+    `held` is what a thread has read from its beginning; `again` is how many bytes of it OpenSSL has begun to send.
+    """
+
+    __slots__ = ("again", "count", "done", "fd", "held", "offset")
 
     def __init__(self, fd: int, offset: int, count: int) -> None:
         self.fd = fd
         self.offset = offset
         self.count = count
         self.held: bytes | None = None
+        self.again = 0
         self.done: Deferred[None] = Deferred()
 
 
@@ -372,6 +374,8 @@ class DirectMixin:
             )
         elif not result:
             self._file_done(Failure(FileUnreadable("a stored blob is shorter than its recorded size")))
+        elif len(result) < job.again:
+            self._file_done(Failure(FileUnreadable("a stored blob has become shorter")))
         else:
             job.held = result
             self.startWriting()
@@ -382,21 +386,20 @@ class DirectMixin:
         budget = TURN
         while job.count and budget > 0:
             if job.held is not None:
-                view = memoryview(job.held)
+                view, job.held = memoryview(job.held), None
             else:
                 got = _checked(job, _buffer[: min(CHUNK, job.count)])
-                if got is None:
+                if got is None or got < job.again:
                     return False
                 view = _buffer[:got]
             at, end = 0, len(view)
             try:
                 while at < end:
                     at += send(view[at:])
+                job.again = 0
             except BlockingIOError:
-                job.held = bytes(view[at : at + RECORD])  # rule 3
+                job.again = end - at  # rule 3
                 budget = 0
-            else:
-                job.held = None
             job.offset += at
             job.count -= at
             self.bytes_moved += at

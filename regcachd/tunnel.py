@@ -32,10 +32,11 @@ class Splice(Protocol):
     _said_all = False
 
     def join(self, other: "Splice") -> None:
-        """Become the two ends of one tunnel. Both are connected."""
+        """Become the two ends of one tunnel. Both are connected, and paused until now."""
         for end, far in ((self, other), (other, self)):
             end.other = far
             end.transport.registerProducer(far.transport, True)
+            far.transport.resumeProducing()
 
     def dataReceived(self, data: bytes) -> None:
         assert self.other is not None
@@ -71,7 +72,7 @@ async def open_tunnel(reactor: Any, authority: Authority, timeout: float, rule: 
     endpoint = HostnameEndpoint(guarded, authority.host, authority.port, timeout=timeout)
     try:
         far = await endpoint.connect(Factory.forProtocol(_Waiting))
-    except (ConnectError, DNSLookupError) as error:
+    except (ConnectError, DNSLookupError, ValueError) as error:  # ValueError: no name that IDNA allows
         if guarded.reasons and isinstance(error, DNSLookupError):  # no address was left
             raise Forbidden(guarded.reasons[0]) from error
         raise TunnelFailed(f"{authority} cannot be reached: {error}") from error
@@ -84,7 +85,3 @@ class _Waiting(Splice):
 
     def connectionMade(self) -> None:
         self.transport.pauseProducing()
-
-    def join(self, other: Splice) -> None:
-        super().join(other)
-        self.transport.resumeProducing()

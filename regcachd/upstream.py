@@ -5,6 +5,7 @@ to follow its redirects to the storage that really has the bytes. What it never 
 see every status, and nothing is repeated except on a kept-alive connection that had already died.
 """
 
+import re
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -13,8 +14,15 @@ from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionClosed,
+    DNSLookupError,
+)
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.protocol import Factory
 
 from .config import Limits, Registry
@@ -31,6 +39,7 @@ MOST_IDLE = 32
 """Unused connections kept for one host."""
 
 _VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
+    7: "its signature is wrong: is the `ca` of this registry an older one of the same name?",
     9: "it is not valid yet (is this machine's clock right?)",
     10: "it has expired",
     18: "it is self-signed; name it as `ca` of this registry if it is to be trusted",
@@ -38,6 +47,10 @@ _VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
     20: "its issuer is not trusted; name the issuer's file as `ca` of this registry",
     21: "its issuer is not trusted; name the issuer's file as `ca` of this registry",
 }
+
+
+_PORTS = {"http": 80, "https": 443}
+_UNFIT = re.compile(r"[^!-~]")  # of a Location, decoded as Latin-1
 
 
 @frozen
@@ -53,25 +66,27 @@ class Netloc:
 
 
 def parse_url(url: str) -> tuple[Netloc, bytes]:
-    """An http(s) URL as netloc and request target; the target is verbatim, because signed URLs are.
+    """An http(s) URL as netloc and request target; the target is verbatim, because signed URLs are, but bytes that
+    no URL may have are escaped, as browsers do it.
 
     Raises UpstreamFailed for anything else: the URLs come from registries' Location headers.
     """
+    url = _UNFIT.sub(lambda unfit: f"%{ord(unfit[0]):02X}", url)
     try:
         parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        port = parts.port or _PORTS[parts.scheme]
         host = (parts.hostname or "").encode("idna").decode("ascii")
-    except (ValueError, KeyError) as error:
-        raise UpstreamFailed(
-            f"upstream redirects to an address that is not http or https: {url[:200]!r}"
-        ) from error
+    except (ValueError, KeyError):
+        host = None
+    if host is None or parts.scheme not in _PORTS:
+        raise UpstreamFailed(f"upstream redirects to an address that is not http or https: {url[:200]!r}")
     if not host:
         raise UpstreamFailed(f"upstream redirects to an address without a host: {url[:200]!r}")
     start = url.index("//") + 2 + len(parts.netloc)
     target = url[start:].split("#", 1)[0]
     if not target.startswith("/"):
         target = "/" + target
-    return Netloc(parts.scheme, host, port), target.encode("ascii", "ignore")
+    return Netloc(parts.scheme, host, port), target.encode("ascii")
 
 
 class Upstream:
@@ -88,6 +103,8 @@ class Upstream:
         self._verified = self._trust(SSL.VERIFY_PEER)
         self._unverified = self._trust(SSL.VERIFY_NONE) if registry.insecure else None
         self._verify_error = 0
+        self._connecting: set[Deferred[Any]] = set()
+        self._closed = False
 
     def _trust(self, mode: int) -> SSL.Context:
         context = SSL.Context(SSL.TLS_METHOD)
@@ -118,29 +135,31 @@ class Upstream:
     ) -> Response:
         """Ask the registry; `target` is the path with query, `headers` without Host.
 
-        With `follow`, redirects of GET and HEAD are followed; Authorization stays behind when the host
-        changes (RFC 9110 section 15.4). The answer's body must be delivered or abandoned. Raises UpstreamFailed.
+        With `follow`, redirects of GET and HEAD are followed; Authorization stays behind when scheme, host or port
+        changes (RFC 9110 section 15.4, RFC 6454 section 4): another port may be another's, and plain HTTP everybody's.
+        The answer's body must be delivered or abandoned. Raises UpstreamFailed.
         """
         url = self.registry.upstream + target.decode("latin-1")
+        netloc, path = self._home, target
         for _ in range(MOST_REDIRECTS + 1):
-            netloc, path = parse_url(url)
-            sent = [h for h in headers if netloc.host == self._home.host or h[0].lower() not in _CREDENTIALS]
-            response = await self._exchange(netloc, method, path, sent, body)
+            response = await self._exchange(netloc, method, path, headers, body)
             location = response.header(b"location") if follow and response.status in REDIRECTS else None
             if location is None:
                 return response
-            response.abandon()
+            response.discard()
             url = _resolve(url, location.decode("latin-1"))
+            netloc, path = parse_url(url)
+            if netloc != self._home:  # and should it lead back: the way was not the registry's any more
+                headers = [h for h in headers if h[0].lower() not in _CREDENTIALS]
         raise UpstreamFailed(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
 
     async def _exchange(
         self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes
     ) -> Response:
-        default_port = {"http": 80, "https": 443}[netloc.scheme]
         host = f"[{netloc.host}]" if ":" in netloc.host else netloc.host
-        authority = host if netloc.port == default_port else f"{host}:{netloc.port}"
+        authority = host if netloc.port == _PORTS[netloc.scheme] else f"{host}:{netloc.port}"
         headers = [(b"Host", authority.encode()), *headers]
-        if body:
+        if body or method == b"POST":  # RFC 9110 section 8.6
             headers.append((b"Content-Length", b"%d" % len(body)))
         while True:
             kept = self._take(netloc)
@@ -167,7 +186,11 @@ class Upstream:
             connection.abandon()
             return
         idle.append(connection)
-        self._expiry[connection] = self._reactor.callLater(KEEP_IDLE, connection.abandon)
+        self._expiry[connection] = self._reactor.callLater(KEEP_IDLE, self._expire, netloc, connection)
+
+    def _expire(self, netloc: Netloc, connection: Http1Connection) -> None:
+        self._gone(netloc, connection)  # at once, for it takes a turn of the reactor until it is lost
+        connection.abandon()
 
     def _gone(self, netloc: Netloc, connection: Http1Connection) -> None:
         self._connections.discard(connection)
@@ -191,12 +214,21 @@ class Upstream:
             self._reactor, name, lambda c: self._put(netloc, c), lambda c: self._gone(netloc, c)
         )
         endpoint = HostnameEndpoint(guarded, netloc.host, netloc.port, timeout=self._limits.connect_timeout)
+        if self._closed:
+            raise UpstreamFailed(_STOPPING, status=503)
+        connecting = endpoint.connect(Factory.forProtocol(lambda: connection))
+        self._connecting.add(connecting)
         try:
-            await endpoint.connect(Factory.forProtocol(lambda: connection))
+            await connecting
         except (ConnectError, DNSLookupError) as error:
             if guarded.reasons:
                 raise UpstreamFailed(f"{name} is refused: {guarded.reasons[0]}") from error
-            raise UpstreamFailed(f"{name} cannot be reached: {error}") from error
+            status = 504 if isinstance(error, ConnectTimeout) else 502
+            raise UpstreamFailed(f"{name} cannot be reached: {error}", status) from error
+        except (CancelledError, ConnectingCancelledError) as error:
+            raise UpstreamFailed(_STOPPING, status=503) from error
+        finally:
+            self._connecting.discard(connecting)
         self._connections.add(connection)
         if netloc.scheme == "https":
             await self._handshake(netloc, name, connection)
@@ -206,6 +238,7 @@ class Upstream:
         insecure = self._unverified is not None and netloc.host == self._home.host
         context = self._unverified if insecure else self._verified
         transport: Any = connection.transport
+        self._verify_error = 0
         watch = self._reactor.callLater(self._limits.connect_timeout, transport.abortConnection)
         try:
             await transport.start_tls(context, netloc.host)
@@ -213,8 +246,7 @@ class Upstream:
                 verify = verify_ip_address if _is_address(netloc.host) else verify_hostname
                 verify(transport.tls, netloc.host)
         except HandshakeFailed as error:
-            code, self._verify_error = self._verify_error, 0
-            if code:
+            if code := self._verify_error:
                 why = _VERIFY_ERRORS.get(code, f"OpenSSL says so (X509 error {code})")
                 raise UpstreamFailed(f"the certificate of {name} is refused: {why}") from error
             raise UpstreamFailed(f"no TLS with {name}: {error}") from error
@@ -224,17 +256,24 @@ class Upstream:
                 f"the certificate of {name} is refused: it is not for {netloc.host}"
             ) from error
         except ConnectionClosed as error:
+            if not watch.active():
+                patience = f"within {self._limits.connect_timeout:g} s"
+                raise UpstreamFailed(f"no TLS with {name} {patience}", status=504) from error
             raise UpstreamFailed(f"no TLS with {name}: {error}") from error
         finally:
             if watch.active():
                 watch.cancel()
 
     def close(self) -> None:
-        """Close every connection; requests under way fail with UpstreamFailed."""
+        """Close every connection; requests under way, and all that are made later, fail with UpstreamFailed."""
+        self._closed = True
+        for connecting in list(self._connecting):
+            connecting.cancel()
         for connection in list(self._connections):
             connection.abandon()
 
 
+_STOPPING = "regcachd is stopping"
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
 
 

@@ -17,6 +17,7 @@ from twisted.web import http
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
+from .farewell import PLAIN, take_leave
 from .http1 import UpstreamFailed
 from .transport import FileUnreadable
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .config import Registry
 
 log = Logger()
+
+_JSON = b"application/json"
 
 MOST_BODY = 1024 * 1024
 """Bytes of a request body: token requests are the largest that pass."""
@@ -34,7 +37,10 @@ class Request(http.Request):
 
     channel: "Channel"
     too_large = False
-    _gone_calls: "list[Callable[[], None]]"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gone_calls: list[Callable[[], None]] = []
 
     def handleContentChunk(self, data: bytes) -> None:
         assert self.content is not None
@@ -52,10 +58,12 @@ class Request(http.Request):
         self.content.seek(0)
         self.method, self.uri, self.clientproto = command, path, version
         self.path, _, self.query = path.partition(b"?")
-        self.process()
+        if version in (b"HTTP/1.1", b"HTTP/1.0"):
+            self.process()
+        else:  # Twisted before 25 lets any version through
+            self.channel.refuse(505, "this proxy speaks HTTP/1.1 and HTTP/1.0")
 
     def process(self) -> None:
-        self._gone_calls = []
         Deferred.fromCoroutine(self.channel.factory.respond(self)).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
@@ -138,11 +146,12 @@ class Request(http.Request):
         self, status: int, code: str, message: str, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
         """Send an error as the OCI distribution spec says ("Error codes")."""
-        body = json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode()
-        self.answer(status, [(b"Content-Type", b"application/json"), *headers], body + b"\n")
+        self.answer(status, [(b"Content-Type", _JSON), *headers], _error_body(code, message))
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send a part of a file as (the next part of) the body. Raises FileUnreadable or why the client left."""
+        if not count:
+            return  # in chunks it would be the end
         transport: Any = self.channel.transport
         if self.chunked:
             self.channel.write(b"%x\r\n" % count)
@@ -168,6 +177,8 @@ class Channel(http.HTTPChannel):
     """When the head that is being read began (reactor seconds)."""
     quiet_since = 0.0
     """Since when the connection is idle, while no request is under way."""
+    _heard_all = False
+    _refused = False
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -182,6 +193,7 @@ class Channel(http.HTTPChannel):
         if self.head_since is None and not self._handlingRequest:
             self.head_since = self.factory.clock.seconds()
         super().dataReceived(data)
+        self._close_if_done()
 
     def allContentReceived(self) -> None:
         self.head_since = None
@@ -190,16 +202,42 @@ class Channel(http.HTTPChannel):
     def requestDone(self, request: Request) -> None:
         self.quiet_since = self.factory.clock.seconds()
         super().requestDone(request)
+        self._close_if_done()
 
-    def lineLengthExceeded(self, line: bytes) -> Any:
-        self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n")
-        self.loseConnection()
+    def _close_if_done(self) -> None:
+        """After the client's last request has been answered."""
+        if self._heard_all and not (self.busy or self._busyReceiving):
+            self.loseConnection()
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer a request that cannot be read, and close: where the next one begins cannot be told."""
+        if self._refused:
+            return
+        self._refused = True
+        self.lineReceived = self.rawDataReceived = _ignore  # type: ignore[method-assign]
+        self.transport.unregisterProducer()
+        peer = str(self.transport.getPeer())
+        log.info("refused {peer}: {status} {why}", peer=peer, status=status, why=message)
+        body, kind = message.encode() + b"\n", PLAIN
+        if self.registry is not None:
+            body, kind = _error_body("UNSUPPORTED", message), _JSON
+        take_leave(self.transport, self.factory.clock, status, body, kind)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse(431, f"the request's head has more than {self.totalHeadersSize} bytes")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        if self._receivedHeaderSize > self.totalHeadersSize:
+            self.lineLengthExceeded(b"")
+        elif self._receivedHeaderCount > self.maxHeaders:
+            self.refuse(431, f"the request has more than {self.maxHeaders} headers")
+        else:
+            self.refuse(400, "this is not an HTTP/1.1 request")
 
     def readConnectionLost(self) -> None:
         """The client will send nothing more, but may be reading (RFC 9293 section 3.6): finish what is under way."""
-        if not self._handlingRequest:
-            self.transport.loseConnection()
-        self.persistent = False
+        self._heard_all = True
+        self._close_if_done()
 
     def writeConnectionLost(self) -> None:
         self.transport.loseConnection()
@@ -236,6 +274,15 @@ class WebFactory(http.HTTPFactory):
 
     def log(self, request: Any) -> None:
         """No access log line here."""
+
+
+def _ignore(data: bytes) -> None:
+    """What comes after the end."""
+
+
+def _error_body(code: str, message: str) -> bytes:
+    """An error as the OCI distribution spec has it ("Error codes")."""
+    return json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode() + b"\n"
 
 
 def raw_headers(headers: Headers) -> list[tuple[bytes, bytes]]:

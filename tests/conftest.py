@@ -39,7 +39,7 @@ FlushErrors = Callable[..., list[Failure]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of single tests."""
     parser.addoption(
-        "--index-rows", type=int, default=200_000, help="blobs in the large index of test_index.py"
+        "--index-rows", type=int, default=200_000, help="blobs in the large index of test_index_scale.py"
     )
 
 

@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from regcachd.config import parse_config
+from regcachd.guard import Rule, anywhere
 from regcachd.service import RegcacheService
 from regcachd.testing import FakeRegistry
 
@@ -93,6 +94,11 @@ class World:
     """More lines of the registry's table."""
     tables: str = ""
     """More tables of the configuration."""
+    top: str = ""
+    """More keys before all tables."""
+    listen: str = "tcp:0:interface=127.0.0.1"
+    tunnel_rule: Rule = anywhere
+    """Where tunnels may lead; the daemon's own rule would refuse everything on this machine."""
     max_size: int = 2**40
     """Bytes the store may have."""
     clients: list[Client] = field(factory=list)
@@ -114,7 +120,8 @@ class World:
                 (
                     "test.toml",
                     f"""
-                    listen = ["tcp:0:interface=127.0.0.1"]
+                    listen = ["{self.listen}"]
+                    {self.top}
                     state = "{self.directory}/state"
                     admin = "{self.directory}/admin.sock"
                     [store]
@@ -130,7 +137,7 @@ class World:
                 )
             ]
         )
-        self.service = RegcacheService(reactor, config, tunnel_rule=lambda address: None)
+        self.service = RegcacheService(reactor, config, tunnel_rule=self.tunnel_rule)
         self.service.startService()
 
     @property
