@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.request import urlopen
 
 import pytest
@@ -358,8 +358,23 @@ class NoProcesses(Clock):
 def lonely(tmp_path: Path, reactor: Clock) -> Workers:
     config = evolve(Config(), state=str(tmp_path), store=evolve(StoreConfig(), path=str(tmp_path / "store")))
     workers = Workers(reactor, Sources(), config, 1)
+    workers.care.release()
+    workers.care = cast(Any, _NoCare())
     workers.ports = [_Port()]
     return workers
+
+
+class _NoCare:
+    """Of a store that needs none: there is no disk thread on this reactor."""
+
+    def start(self) -> None:
+        """Begin nothing."""
+
+    async def stop(self) -> None:
+        """There is nothing to stop."""
+
+    def release(self) -> None:
+        """The lock is not held."""
 
 
 class _Port:
