@@ -72,7 +72,7 @@ class Care:
         self.trouble: str | None = None
         """What is wrong with the store as a whole."""
         self._chores = {
-            LoopingCall(self.scrub.look): _SCRUB_LOOK,
+            LoopingCall(self._look_at_scrub): _SCRUB_LOOK,
             LoopingCall(self._look_at_place): _PLACE_LOOK,
             LoopingCall(self._sweep): _SWEEP,
         }
@@ -132,6 +132,10 @@ class Care:
     def release(self) -> None:
         """Let the next daemon have the store: when nothing of this one uses it any more."""
         self._lock.release()
+
+    def _look_at_scrub(self) -> None:
+        if self.recovery.running is None:
+            self.scrub.look()
 
     def _look_at_place(self) -> None:
         """Said once a minute while it lasts."""

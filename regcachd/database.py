@@ -25,6 +25,8 @@ log = Logger()
 
 _WAIT = 5.0
 """Seconds that a write waits for another process's. Ours take milliseconds."""
+_LARGEST_LOG = 64 * 1024 * 1024
+"""Bytes the log is cut down to when it has been moved into the file."""
 _COMPANIONS = ("-wal", "-shm")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DISK = {
@@ -105,6 +107,7 @@ class Database:
             # no fsync at a commit: what a loss of power takes away can be had again
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA wal_autocheckpoint = 0")
+            db.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
             db.executescript(self._schema)
             if version != self._version:
                 db.execute(f"PRAGMA user_version = {self._version}")
