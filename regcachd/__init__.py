@@ -23,8 +23,8 @@ Rights     `access` is the rule, `evidence` what upstream has said; `registry` a
 Upstream   `upstream` keeps verified connections (`http1`), follows redirects, and goes nowhere `guard` forbids.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
            It takes `care` of the store. With `workers = 1` there is one process and none of that.
-Wiring     `tap` reads options and configuration (`documents`, `config`, `schema`, `values`, `units`, `known`); `service`
-           makes everything and is, with `workers`, the only importer of the edges.
+Wiring     `tap` reads options and configuration (`documents`, `config`, `schema`, `values`, `units`, `known`);
+           `service` makes everything and is, with `workers`, the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
 connect, extents, intercept, lru, parallel, config and what it is made of. The rest are edges. Times are seconds,

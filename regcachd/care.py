@@ -74,7 +74,7 @@ class Care:
         """What is wrong with the store as a whole."""
         self._chores = {
             LoopingCall(self.tick): TICK,
-            LoopingCall(self.scrub.look): _SCRUB_LOOK,
+            LoopingCall(self._look_at_scrub): _SCRUB_LOOK,
             LoopingCall(self._look_at_place): _PLACE_LOOK,
             LoopingCall(self._sweep): _SWEEP,
         }
@@ -135,6 +135,10 @@ class Care:
     def release(self) -> None:
         """Let the next daemon have the store: when nothing of this one uses it any more."""
         self._lock.release()
+
+    def _look_at_scrub(self) -> None:
+        if self.recovery.running is None:
+            self.scrub.look()
 
     def _look_at_place(self) -> None:
         """Said once a minute while it lasts."""

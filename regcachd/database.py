@@ -27,6 +27,8 @@ _WAIT = 5.0
 """Seconds that opening, and work in a thread, waits for another process's writes. Ours take milliseconds."""
 _RETRY = 0.0002
 """Seconds until the next attempt at a statement that another process's write is in the way of."""
+_LARGEST_LOG = 64 * 1024 * 1024
+"""Bytes the log is cut down to when it has been moved into the file."""
 _COMPANIONS = ("-wal", "-shm")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DISK = {
@@ -111,6 +113,7 @@ class Database:
             # no fsync at a commit: what a loss of power takes away can be had again
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA wal_autocheckpoint = 0")
+            db.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
             db.executescript(self._schema)
             if version != self._version:
                 db.execute(f"PRAGMA user_version = {self._version}")

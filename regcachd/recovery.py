@@ -34,9 +34,9 @@ _CHANGES = 200
 """Rows that are changed in one transaction, for which others may have to wait: a few milliseconds."""
 _CHANGING = 0.01
 """Seconds a step that changes rows may take up."""
-_LOOKING = 5e-6
+_LOOKING = 2e-5
 """Seconds for each file of a shelf that is only looked at."""
-_SYNCING = 100
+_SYNCING = 20
 """Steps with changes after which the index's log is moved into its file, lest it grow large."""
 _SHOWN = 5
 """Foreign files that are named; of the others there is a count."""

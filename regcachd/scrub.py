@@ -26,6 +26,8 @@ from .transport import InThread
 
 log = Logger()
 
+_LEAST = 64 * 1024
+"""Bytes that a blob counts for the rate at least: finding a small one costs the disk about as much."""
 _STEP_TIME = 0.25
 """Seconds of reading at the rate set that make one step."""
 _LARGEST_STEP = 16 * STEP
@@ -99,7 +101,7 @@ def _scrub_one(store: Store, index: Index, blob: BlobFile, current: Pass) -> Ste
         blobs=current.record.blobs + 1,
         rotten=current.record.rotten + rotten,
     )
-    yield _pace(in_step, current.rate)
+    yield _pace(max(in_step, _LEAST - (opened.size - in_step)), current.rate)
 
 
 def _pace(count: int, rate: int | None) -> float:
@@ -150,12 +152,13 @@ class Scrub:
 
     async def hurry(self) -> Pass:
         """Begin a pass at full speed, instead of the one under way unless that is one already. Returns it."""
-        while self.current is None or self.current.rate is not None:
-            if self.current is None:
-                self._begin(Pass(ScrubRecord(self._now()), None))
-            else:
-                await self._end()
-        return self.current
+        if self.current is not None and self.current.rate is not None:
+            await self._end()
+        if self.current is not None:
+            return self.current
+        current = Pass(ScrubRecord(self._now()), None)
+        self._begin(current)
+        return current
 
     async def calm_down(self) -> None:
         """Let a pass at full speed go on at the rate that is set; end it when there is none."""

@@ -49,9 +49,8 @@ class Keeper:
         began = self.shop.clock.seconds()
         while self.scrub.current is not None and self.shop.clock.seconds() - began < seconds:
             calls = self.shop.clock.getDelayedCalls()
-            self.shop.clock.advance(
-                max(0.0, min(call.getTime() for call in calls) - self.shop.clock.seconds())
-            )
+            wait = min(call.getTime() for call in calls) - self.shop.clock.seconds()
+            self.shop.clock.advance(max(0.0, wait) + 1e-6)  # floats do not always add up
         return self.shop.clock.seconds() - began
 
 
@@ -173,6 +172,16 @@ def test_a_pass_keeps_to_its_rate(shop: Shop) -> None:
     assert shop.index.scrubs()[0].bytes == 40 * MIB
 
 
+def test_small_blobs_do_not_make_it_a_burst(shop: Shop) -> None:
+    """Each counts as 64 KiB: 160 of them are one second at 10 MiB per second."""
+    for number in range(160):
+        shop.put(b"%d" % number)
+    keeper = Keeper.of(shop)
+    keeper.scrub.look()
+    assert 0.9 <= keeper.run() <= 1.1
+    assert shop.index.scrubs()[0].blobs == 160
+
+
 def test_passes_come_at_their_interval(shop: Shop) -> None:
     """Never scrubbed is due at once; then a week after the last one began."""
     shop.put(b"x")
@@ -191,7 +200,7 @@ def test_off_is_off(shop: Shop) -> None:
     keeper.scrub.look()
     assert keeper.scrub.current is None
     Deferred.fromCoroutine(keeper.scrub.hurry())
-    assert keeper.run() == 0.0
+    assert keeper.run() < 0.001
     assert keeper.passes == 1
 
 
@@ -226,7 +235,7 @@ def test_the_operator_s_pass_is_at_full_speed(shop: Shop) -> None:
     began = keeper.scrub.current
     Deferred.fromCoroutine(keeper.scrub.hurry())
     assert keeper.scrub.current is began
-    assert keeper.run() == 0.0
+    assert keeper.run() < 0.001
     assert keeper.passes == 1
     (record,) = shop.index.scrubs()
     assert record.blobs == 20
@@ -239,12 +248,13 @@ def test_a_pass_at_full_speed_can_be_slowed_down(shop: Shop) -> None:
     keeper = Keeper.of(shop)
     Deferred.fromCoroutine(keeper.scrub.hurry())
     Deferred.fromCoroutine(keeper.scrub.calm_down())
-    assert 3.0 <= keeper.run() <= 4.1
+    assert 2.3 <= keeper.run() <= 4.1
     assert keeper.passes == 1
 
 
 def test_without_a_rate_it_is_ended_instead(shop: Shop) -> None:
-    shop.put(b"x")
+    for number in range(40):
+        shop.put(b"%d" % number)
     keeper = Keeper.of(shop, rate=0)
     Deferred.fromCoroutine(keeper.scrub.hurry())
     Deferred.fromCoroutine(keeper.scrub.calm_down())

@@ -114,6 +114,7 @@ class World:
         """Start both."""
         await self.registry.start()
         self.start_daemon()
+        await until(lambda: self.care.recovery.running is None)
         return self
 
     def start_daemon(self) -> None:
