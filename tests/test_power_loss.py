@@ -185,8 +185,12 @@ def choices(positions: list[int]) -> Iterator[set[int]]:
             yield everything - some
 
 
-def rebuild(root: Path, changes: Sequence[Change], lost: set[int], torn: int | None) -> None:
-    """Make the disk as it is after these changes without the lost ones; of the one that is torn, half was written."""
+Disk = dict[Path, bytes | None]
+"""Files with their bytes, and directories."""
+
+
+def disk_after(changes: Sequence[Change], lost: set[int], torn: int | None) -> Disk:
+    """The disk after these changes without the lost ones; of the one that is torn, half was written."""
     files: dict[int, bytearray] = {}
     names: dict[Path, int] = {}
     for position, change in enumerate(changes):
@@ -208,11 +212,17 @@ def rebuild(root: Path, changes: Sequence[Change], lost: set[int], torn: int | N
         data = change.data[: len(change.data) // 2] if position == torn else change.data
         content.extend(bytes(max(0, change.offset - len(content))))
         content[change.offset : change.offset + len(data)] = data
-    for directory in (path for path, number in names.items() if number == 0):
+    return {path: bytes(files.get(number, b"")) if number else None for path, number in names.items()}
+
+
+def rebuild(disk: Disk) -> None:
+    """Make it."""
+    for directory in (path for path, data in disk.items() if data is None):
         directory.mkdir(parents=True, exist_ok=True)
-    for path, number in names.items():
-        if number and path.parent.is_dir():  # what lies in a directory that was lost is lost with it
-            path.write_bytes(files.get(number, b""))
+    for path, data in disk.items():
+        # what lies in a directory that was lost is lost with it
+        if data is not None and path.parent.is_dir():
+            path.write_bytes(data)
 
 
 def record(root: Path, *, syncing: bool = True) -> list[Change]:
@@ -228,16 +238,22 @@ def record(root: Path, *, syncing: bool = True) -> list[Change]:
 
 def wrong_after(root: Path, changes: Sequence[Change]) -> Iterator[str]:
     """Every state a power cut can leave; yields what is wrong in it after recovery, or ""."""
+    seen = set()
     for end in range(len(changes) + 1):
         before = changes[:end]
         positions = unsynced(before)
         for lost in choices(positions):
             torn_ones = [at for at in positions if at not in lost and isinstance(before[at], Write)]
             for torn in (None, *torn_ones):
-                shop = Store(root)
-                shop.prepare()
-                rebuild(root, before, lost, torn)
-                yield look(root, complete=end == len(changes))
+                disk = disk_after(before, lost, torn)
+                complete = end == len(changes)
+                state = (frozenset(disk.items()), complete)
+                if state in seen:
+                    continue
+                seen.add(state)
+                Store(root).prepare()
+                rebuild(disk)
+                yield look(root, complete=complete)
                 shutil.rmtree(root)
 
 
