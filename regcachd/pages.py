@@ -23,7 +23,7 @@ and served from here afterwards. It caches: {registries}.</p>
 <p>1. Trust <a href="/ca.crt">its certificate authority</a>. Its SHA-256 fingerprint is<br>
 <code>{fingerprint}</code></p>
 <pre>curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt
-openssl x509 -in /usr/local/share/ca-certificates/regcachd.crt -noout -fingerprint -sha256
+openssl x509 -in /usr/local/share/ca-certificates/regcachd.crt -outform DER | sha256sum
 update-ca-certificates</pre>
 <p>2. Point clients at it, and restart docker or containerd after that.</p>
 <pre>HTTPS_PROXY={url}</pre>
