@@ -156,9 +156,7 @@ class Fills:
             partial.close()
         return None
 
-    async def _start(
-        self, partial: Partial, source: Source, settings: Settings
-    ) -> Started | NotGiven | None:
+    async def _start(self, partial: Partial, source: Source, settings: Settings) -> Started | NotGiven | None:
         """None when what was left of an earlier fill has been thrown away: once more, then."""
         response = None
         try:

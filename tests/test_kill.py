@@ -167,7 +167,9 @@ async def one_round(scene: Scene, sent: list[int]) -> Outcome:
     later = [r.time for r in registry.requests.matching("GET", digest.hex)[1:]]
     gap = min(later) - killed if later else None
     assert gap is None or gap < TAKEOVER
-    assert sum(sent) <= 1.1 * SIZE, f"upstream sent {sum(sent)} bytes, {[r.headers for r in registry.requests]}"
+    assert sum(sent) <= 1.1 * SIZE, (
+        f"upstream sent {sum(sent)} bytes, {[r.headers for r in registry.requests]}"
+    )
     blob.unlink()
     await leader.start()
     return Outcome(offset, len(replies), sum(sent) / SIZE, gap)

@@ -499,7 +499,9 @@ def test_an_error_of_the_disk_is_raised_and_committed_stays_behind(
     assert state(path).committed == partial.committed == 100
 
 
-def test_a_disk_that_takes_nothing_is_an_error_not_a_loop(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_nothing_is_an_error_not_a_loop(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     partial = make()
     monkeypatch.setattr(os, "pwrite", lambda *_: 0)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
