@@ -123,8 +123,12 @@ class TLSSocket:
             return self.tls.recv(size)
         except (SSL.WantReadError, SSL.WantWriteError):
             raise BlockingIOError(errno.EWOULDBLOCK, "TLS wants more") from None
-        except (SSL.ZeroReturnError, SSL.SysCallError):
+        except SSL.ZeroReturnError:
             return b""
+        except SSL.SysCallError as error:
+            if error.args[0] == -1:
+                return b""
+            raise OSError(*error.args) from None  # a reset is no half-close: nobody reads any more
         except SSL.Error as error:
             raise OSError(errno.EPROTO, _reason(error)) from None
 
