@@ -72,6 +72,7 @@ def regcachd(directory: Path, origin: Upstream, profile: Path | None = None) -> 
     configuration.write_text(
         f"listen = [{json.dumps(f'tcp:{port}:interface=127.0.0.1')}]\n"
         f"state = {json.dumps(str(directory / 'state'))}\n"
+        "workers = 1\n"
         "[store]\n"
         f"path = {json.dumps(str(directory / 'store'))}\n"
         f"[registries.{json.dumps(REGISTRY)}]\n"

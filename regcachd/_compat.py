@@ -6,7 +6,10 @@ as if only one version existed. A function goes when the oldest supported versio
 
 from __future__ import annotations
 
+import ctypes
 from datetime import UTC, datetime
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
@@ -77,3 +80,30 @@ def _openssl() -> Any:
     from OpenSSL._util import lib
 
     return lib
+
+
+_SSL_CTRL_SET_TLSEXT_TICKET_KEYS = 59  # openssl/ssl.h
+
+TICKET_KEYS = 80
+"""Bytes of ticket keys: a name of 16, then 32 for HMAC and 32 for AES."""
+
+
+def set_ticket_keys(context: SSL.Context, keys: bytes) -> bool:
+    """Make a server context encrypt session tickets with these TICKET_KEYS bytes; False where that cannot be done.
+
+    No version of pyOpenSSL can. OpenSSL can, and its function is within reach where cryptography is linked
+    against a shared OpenSSL, as Debian's is; the wheels on PyPI have one inside that shows nothing. It is looked
+    up by way of cryptography's own extension module, so that it is never that of another OpenSSL, such as
+    the one behind the module ssl.
+    """
+    name = "_openssl" if find_spec("cryptography.hazmat.bindings._openssl") else "_rust"  # cryptography 40
+    try:
+        ctrl = ctypes.CDLL(import_module(f"cryptography.hazmat.bindings.{name}").__file__).SSL_CTX_ctrl
+    except (AttributeError, OSError):
+        return False
+    from OpenSSL._util import ffi
+
+    ctrl.restype = ctypes.c_long
+    ctrl.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p)
+    pointer = int(ffi.cast("uintptr_t", context._context))
+    return bool(ctrl(pointer, _SSL_CTRL_SET_TLSEXT_TICKET_KEYS, len(keys), keys) == 1)

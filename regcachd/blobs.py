@@ -266,7 +266,7 @@ class Blobs:
     ) -> bool:
         """Send a growing file, from `start` to `stop` or to its end; False when the response had to be cut."""
         reader = growing.reader(start)
-        request.when_gone(reader.close)
+        request.when_gone(reader.stop_waiting)
         try:
             while stop is None or reader.position < stop or not stop:
                 edge = await reader.edge()

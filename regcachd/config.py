@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from attrs import evolve
+from attrs import evolve, field, frozen
 
 from regcachd.connect import Authority
 from regcachd.errors import RegcachdError
@@ -38,6 +38,7 @@ __all__ = [
     "Limits",
     "Registry",
     "Size",
+    "Sources",
     "StoreConfig",
     "Tunnel",
     "parse_config",
@@ -166,6 +167,20 @@ def with_overrides(
             chosen[name] = _moved(chosen[name], url)
     _check_authorities(chosen, {})
     return evolve(config, registries=chosen)
+
+
+@frozen
+class Sources:
+    """What a configuration is made of, as text: it can be handed to another process."""
+
+    documents: tuple[tuple[str, str], ...] = ()
+    """Files, (name, TOML text) in order of reading."""
+    options: Mapping[str, Any] = field(factory=dict)
+    """What the command line says, as `with_overrides` takes it."""
+
+    def config(self) -> Config:
+        """The configuration; raises ConfigError."""
+        return with_overrides(parse_config(self.documents), **self.options)
 
 
 def _moved(registry: Registry, url: str) -> Registry:

@@ -2,7 +2,15 @@
 
 Blobs are unlinked in a disk thread in small batches, since unlinking a large file may take a while; the index
 is changed between the batches. Readers of an evicted blob keep their descriptor and get every byte.
+
+Of several workers one evicts at a time: it holds a lock on the store's file evict.lock. The others let it be, since
+it looks at the whole store until nothing is left to do.
 """
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -38,7 +46,7 @@ class Eviction:
     def wake(self) -> None:
         """Look whether there is something to do, and do it."""
         if self._round is None and not self._stopping:
-            self._round = Deferred.fromCoroutine(self._shrink()).addErrback(self._failed)
+            self._round = Deferred.fromCoroutine(self._alone()).addErrback(self._failed)
             self._round.addCallback(self._over)
 
     def _over(self, _: None) -> None:
@@ -46,6 +54,11 @@ class Eviction:
 
     def _failed(self, failure: Failure) -> None:
         log.failure("eviction failed; it is tried again", failure)
+
+    async def _alone(self) -> None:
+        with _locked(self._store) as alone:
+            if alone:
+                await self._shrink()
 
     async def _shrink(self) -> None:
         while not self._stopping:
@@ -85,5 +98,27 @@ class Eviction:
     async def stop(self) -> None:
         """Wait for the round under way to end after its batch."""
         self._stopping = True
+        await self.idle()
+
+    async def idle(self) -> None:
+        """Wait for the round under way."""
         if self._round is not None:
             await self._round
+
+
+@contextmanager
+def _locked(store: Store) -> Iterator[bool]:
+    """Try to be the one who evicts; says whether that succeeded. The kernel frees a dead worker's lock."""
+    try:
+        lock = os.open(store.eviction_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError:  # a disk so full that it has no room for an empty file: two who evict do no harm
+        yield True
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(lock)

@@ -141,6 +141,7 @@ class Fill:
     _patience: Patience
     _parallel: Parallel
     _stored: "Callable[[Growing], None]"
+    _count_wrong: Callable[[], None]
     over: "Deferred[None]" = field(factory=Deferred, init=False)
     bytes_received: int = field(default=0, init=False)
     _taken: Extents = field(factory=Extents, init=False)
@@ -156,6 +157,10 @@ class Fill:
     _ending: bool = field(default=False, init=False)
     _look: Any = field(default=None, init=False)
     _again: Any = field(default=None, init=False)
+    _phase: Phase | None = field(default=None, init=False)
+    """What to tell the followers in other processes at the end; None leaves the fill to them."""
+    _discard: bool = field(default=False, init=False)
+    """Is what is on the disk worthless?"""
 
     # -- streams
 
@@ -175,6 +180,7 @@ class Fill:
         """Of what the partial has already."""
         for stretch in self._partial.there.stretches:
             self._taken.add(*stretch)
+        self._received_at_failure = self._taken.size
         self.growing.total = self._partial.total
         self.growing.grown(max(self._partial.committed, self.growing.watermark))
 
@@ -216,7 +222,7 @@ class Fill:
             log.info("the download of {digest} broke: {why}", digest=str(self.growing.digest), why=error)
         if self.growing.total is None and error is None and stream.stop is None:
             self.growing.total = stream.at  # upstream had not said; its end says
-        # an answer that ends in good order but early is no better: asked at once, such an upstream would be asked for ever
+        # an answer that ends in good order but early is no better: asked at once, it would be asked for ever
         wanted = self.growing.total if stream.stop is None else stream.stop
         failed = error is not None or wanted is None or stream.at < wanted
         if failed and self._streams and stream.at == stream.began:
@@ -239,9 +245,9 @@ class Fill:
         if self._next_hole() is None:
             self._write()  # perhaps that was the last
         elif failed and not self._streams and not self._asking:
-            if self.bytes_received - self._received_at_failure > PROGRESS:
+            if self._taken.size - self._received_at_failure > PROGRESS:
                 self._failures = 0
-            self._failures, self._received_at_failure = self._failures + 1, self.bytes_received
+            self._failures, self._received_at_failure = self._failures + 1, self._taken.size
             if self._failures > self._patience.retries:
                 self._give_up(f"the download broke {self._failures} times in a row")
             else:
@@ -463,13 +469,10 @@ class Fill:
         )
         self._writing = False
         self._discard = True
+        self._count_wrong()
         self._end(FillFailed(f"upstream sent wrong bytes for {self.growing.digest}"), Phase.GIVEN_UP)
 
     # -- ends
-
-    _discard: bool = field(default=False, init=False)
-    _phase: Phase | None = field(default=None, init=False)
-    """What to tell the followers in other processes; None leaves the fill to them."""
 
     def stop(self, why: str) -> None:
         """Stop here; what is on the disk stays, for another worker or a later fill to go on with."""

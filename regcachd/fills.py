@@ -93,11 +93,16 @@ class Fills:
         self._store = store
         self._in_thread = in_thread
         self._stored = stored
+        self.wrong = 0
+        """How often upstream has sent wrong bytes."""
         self._entries: dict[Digest, _Entry] = {}
         self._watches = Watches(clock)
         self._going_on: set[Deferred[None]] = set()
         """Fills that are being taken over."""
         self._stopping = False
+
+    def _count_wrong(self) -> None:
+        self.wrong += 1
 
     def get(self, digest: Digest) -> Growing | None:
         """The growing blob of a digest, while it can be followed."""
@@ -209,6 +214,7 @@ class Fills:
             settings.patience,
             Parallel(settings.connections),
             self._stored,
+            self._count_wrong,
         )
         entry = _Entry(growing, fill, sources, settings)
         self._entries[growing.digest] = entry

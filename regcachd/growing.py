@@ -47,15 +47,19 @@ class Reader:
         self._blob.look(self)
         return waiting
 
+    def stop_waiting(self) -> None:
+        """The client has gone: a wait under way fails with FillFailed. The descriptor may still be in use."""
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            waiting.errback(Failure(FillFailed("the client has gone")))
+
     def close(self) -> None:
-        """Leave. A wait under way fails with FillFailed."""
+        """Leave, when nothing uses the descriptor any more."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
             self._blob.leave(self)
-        waiting, self.waiting = self.waiting, None
-        if waiting is not None:
-            waiting.errback(Failure(FillFailed("the client has gone")))
+        self.stop_waiting()
 
 
 @define(eq=False)

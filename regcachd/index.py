@@ -2,14 +2,18 @@
 
 Which repository has which digest (links), what manifest a tag named last (tags), media types, sizes and last
 uses. Losing it loses no content: blobs are found by their files, links are proved again by asking upstream.
-An index that fails, on a full disk say, fails no request: what it cannot say is unknown.
+An index that fails, on a full disk say, fails no request: what it cannot say is unknown. What upstream has said of
+credentials (proofs) is here too, because the workers share it; it ends with the daemon.
 
 Every method is one small statement on a local WAL file and takes some ten microseconds, so they are called
 in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint`, for a disk thread.
 """
 
+import math
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +46,25 @@ CREATE TABLE IF NOT EXISTS tags (
     digest TEXT NOT NULL, media_type TEXT NOT NULL, checked REAL NOT NULL,
     PRIMARY KEY (registry, repository, tag, accept)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS proofs (
+    registry TEXT NOT NULL, repository TEXT NOT NULL, credential BLOB NOT NULL, at REAL NOT NULL,
+    UNIQUE (registry, repository, credential)
+);
+CREATE INDEX IF NOT EXISTS proofs_by_age ON proofs (at);
 """
 _VERSION = 1
+
+PATIENCE = 0.5
+"""Seconds that the reactor waits for other processes, of which each writes for some ten microseconds. One that takes
+much longer is as bad as a disk that fails."""
+PATIENCE_IN_THREAD = 5.0
+"""The same where nobody else is kept waiting."""
+RETRY = 0.0002
+"""Seconds until the next attempt."""
+MOST_PROOFS = 200_000
+"""Proofs kept; the oldest are forgotten, which costs a request upstream."""
+_BITE = 500
+"""Rows removed in one transaction, so that no other worker waits long for the next."""
 
 
 class Index:
@@ -68,13 +89,16 @@ class Index:
         try:
             db.executescript(_SCHEMA)
             db.execute(f"PRAGMA user_version = {_VERSION}")
+            db.execute("PRAGMA busy_timeout = 0")  # from now on _execute waits
         except sqlite3.Error:
             db.close()
             raise
         return db
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None, timeout=5.0, cached_statements=64)
+        db = sqlite3.connect(
+            self._path, isolation_level=None, timeout=PATIENCE_IN_THREAD, cached_statements=64
+        )
         try:
             db.execute("PRAGMA journal_mode = WAL")
             # no fsync at a commit: what a loss of power takes away is asked of upstream again
@@ -85,10 +109,26 @@ class Index:
             raise
         return db
 
+    def _execute(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
+        """The rows of a statement, which is a transaction of its own. Raises sqlite3.Error.
+
+        Where another worker is writing it is tried again: after much less time than SQLite's own waiting would
+        take, which grows to 100 ms at once and lets a busy neighbour starve this one for seconds.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._db.execute(statement, values).fetchall()
+            except sqlite3.OperationalError as error:
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended code
+                if code != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY)
+
     def _run(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         """The rows of a statement; none, and a line in the log, when the index fails."""
         try:
-            return self._db.execute(statement, values).fetchall()
+            return self._execute(statement, values)
         except sqlite3.Error as error:
             log.error("the index failed: {why}", why=error)
             return []
@@ -103,6 +143,11 @@ class Index:
                 db.close()
         except sqlite3.Error as error:
             log.error("the index was not written to disk, which is tried again: {why}", why=error)
+
+    def reopen(self) -> None:
+        """To be called after a fork, which takes SQLite's locks away: then another process could undo our writes."""
+        self._db.close()
+        self._db = self._open()
 
     def close(self) -> None:
         """Close the file; nothing is lost without it."""
@@ -125,6 +170,45 @@ class Index:
                 (repository.registry, repository.name, str(digest)),
             )
         )
+
+    # -- proofs: credentials, as keyed hashes, that upstream has accepted
+
+    def proof(self, repository: Repository, credential: bytes) -> float | None:
+        """When upstream accepted this credential for this repository, or None."""
+        rows = self._run(
+            "SELECT at FROM proofs WHERE registry = ? AND repository = ? AND credential = ?",
+            (repository.registry, repository.name, credential),
+        )
+        return rows[0][0] if rows else None
+
+    def set_proof(self, repository: Repository, credential: bytes, now: float) -> None:
+        """Upstream has accepted it. Raises sqlite3.Error."""
+        self._execute(
+            "INSERT INTO proofs VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (registry, repository, credential) DO UPDATE SET at = excluded.at",
+            (repository.registry, repository.name, credential, now),
+        )
+
+    def remove_proof(self, repository: Repository, credential: bytes) -> None:
+        """Upstream has refused it. Raises sqlite3.Error."""
+        self._execute(
+            "DELETE FROM proofs WHERE registry = ? AND repository = ? AND credential = ?",
+            (repository.registry, repository.name, credential),
+        )
+
+    def forget_proofs(self, before: float, most: int = MOST_PROOFS) -> None:
+        """Remove the proofs made before a time, and the oldest of more than `most`. For a disk thread."""
+        newest = "SELECT at FROM proofs ORDER BY at DESC LIMIT 1 OFFSET ?"
+        old = "DELETE FROM proofs WHERE rowid IN (SELECT rowid FROM proofs WHERE at < ? LIMIT ?)"
+        try:
+            with closing(self._connect()) as db:
+                surplus = db.execute(newest, (most,)).fetchone()
+                if surplus:
+                    before = max(before, math.nextafter(surplus[0], math.inf))
+                while db.execute(old, (before, _BITE)).rowcount == _BITE:
+                    pass
+        except sqlite3.Error as error:
+            log.error("old proofs were not removed from the index, which is tried again: {why}", why=error)
 
     # -- blobs
 
@@ -154,7 +238,8 @@ class Index:
 
         Raises sqlite3.Error: who evicts must not believe that there is room now.
         """
-        self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(str(digest),) for digest in digests])
+        for digest in digests:
+            self._execute("DELETE FROM blobs WHERE digest = ?", (str(digest),))
 
     def bytes_stored(self) -> int:
         """The sizes of all blobs together."""

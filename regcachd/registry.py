@@ -53,7 +53,7 @@ class CachedRegistry:
 
     shared: Shared
     upstream: Upstream
-    _probes: "SingleFlight[tuple[Repository, Digest, Credential], Answer | None]" = field(
+    _probes: "SingleFlight[tuple[Kind, Repository, Digest, Credential], Answer | None]" = field(
         factory=SingleFlight
     )
 
@@ -83,7 +83,7 @@ class CachedRegistry:
     def heard(self, repository: Repository, credential: Credential, status: int) -> None:
         """Take what upstream's status says about a credential as evidence."""
         if 200 <= status < 300:
-            self.shared.proofs.accept(repository, credential, self.shared.now())
+            self.shared.proofs.accept(repository, credential, self.shared.now(), self.settings.access_ttl)
         elif status in (401, 403):
             self.shared.proofs.refuse(repository, credential)
 
@@ -105,7 +105,7 @@ class CachedRegistry:
             return None
         headers = asking(request)
         return await self._probes.run(
-            (repository, digest, credential),
+            (kind, repository, digest, credential),
             lambda: self._probe(kind, repository, digest, credential, headers),
         )
 

@@ -33,6 +33,7 @@ from regcachd.values import (
     upstream,
     upstream_authority,
     within,
+    workers,
 )
 
 _NETWORKS = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"]
@@ -156,9 +157,13 @@ def _read_only(registries: Mapping[str, Registry]) -> Mapping[str, Registry]:
 
 @frozen
 class Config:
-    """All of it. `authorities` says which registry a CONNECT is for, by name."""
+    """All of it. `authorities` says which registry a CONNECT is for, by name.
+
+    `workers` is None for as many as the machine has processors.
+    """
 
     listen: tuple[str, ...] = key(["dual:3128"], list_of(listener, empty=False))
+    workers: int | None = key("auto", workers)
     state: str = key("/var/lib/regcachd", text)
     clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
     store: StoreConfig = StoreConfig()

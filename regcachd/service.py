@@ -1,36 +1,31 @@
 """The composition root: makes every part from the configuration, and starts and stops them in order."""
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
-from os import fsdecode
 from pathlib import Path
-from platform import node
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.internet.tcp import Port as TCPPort
-from twisted.internet.unix import Port as UnixPort
 from twisted.logger import Logger
 
-from . import __version__
 from .blobs import Openings
 from .config import Config
 from .disk import DiskThreads
 from .endpoints import Endpoints
-from .errors import RegcachdError
 from .eviction import Eviction
 from .evidence import Proofs
 from .fills import Fills
 from .frontdoor import FrontDoor
+from .greeting import greet
 from .growing import Growing
 from .guard import Rule, never_ours
 from .index import Index
+from .inheritance import FIRST_SOCKET, Inheritance, Secrets
+from .listening import CannotListen, adopt, bind
 from .pages import Pages
 from .pki import CA, PkiError, open_ca
 from .recent import RecentManifests
@@ -38,7 +33,7 @@ from .registry import CachedRegistry, Shared
 from .singleflight import SingleFlight
 from .store import Store
 from .tls import LeafContexts
-from .transport import DualPort, use_direct_transport
+from .transport import use_direct_transport
 from .trouble import Trouble
 from .upstream import Upstream
 from .web import Request, WebFactory
@@ -46,7 +41,7 @@ from .web import Request, WebFactory
 log = Logger()
 
 CHECKPOINT = 30.0
-"""Seconds between checkpoints of the index."""
+"""Seconds between checkpoints of the index, and between looks for proofs that have ended."""
 EVICTION = 60.0
 """Seconds between looks at the filesystem, which others fill too."""
 RENEWAL = 24 * 3600.0
@@ -57,22 +52,38 @@ WRITERS = 4
 """Threads that hash and write fills: enough to keep two cores hashing while others wait for the disk."""
 
 
-_TRUST = "curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt && update-ca-certificates"
-_DROP_IN = "Environment=HTTPS_PROXY={url} under [Service] with `systemctl edit docker`, then restart it"
-
-
-class CannotListen(RegcachdError):
-    """An address of `listen` cannot be served."""
-
-
 def utc_now() -> datetime:
     """The time for certificates."""
     return datetime.now(UTC)
 
 
+def open_configured_ca(config: Config) -> CA:
+    """The CA, made if this is the first start. Raises PkiError."""
+    hosts = {authority.host for registry in config.registries.values() for authority in registry.authorities}
+    own = None if config.ca is None else (Path(config.ca.certificate), Path(config.ca.key))
+    return open_ca(Path(config.state) / "ca", hosts, utc_now(), own)
+
+
+def prepare(config: Config) -> CA:
+    """Once in the life of a daemon, before it serves: make what is not there yet, so that no two workers do.
+
+    Raises PkiError and StoreUnusable.
+    """
+    ca = open_configured_ca(config)
+    store = Store(Path(config.store.path))
+    store.prepare()
+    index = Index(store.index_path)
+    index.forget_proofs(before=math.inf)  # of a daemon before this one, whose key is gone
+    index.close()
+    return ca
+
+
 class RegcacheService(Service):
-    """One daemon. Everything is made in `__init__`, except what needs the reactor to run; nothing listens before
-    `startService`. `tunnel_rule` is for tests, whose servers are all on this machine."""
+    """What serves: a daemon of one process, or, with an `inheritance`, one worker of several.
+
+    Everything is made in `__init__`, except what needs the reactor to run; nothing listens before
+    `startService`. `tunnel_rule` is for tests, whose servers are all on this machine.
+    """
 
     name = "regcache"
 
@@ -82,15 +93,17 @@ class RegcacheService(Service):
         config: Config,
         tunnel_rule: Rule = never_ours,
         now: Callable[[], float] = time.time,
+        inheritance: Inheritance | None = None,
     ) -> None:
         self._reactor = reactor
         self.config = config
+        self._inheritance = inheritance
+        secrets = Secrets() if inheritance is None else inheritance.secrets
         self._readers = DiskThreads(reactor, "regcachd-read", READERS)
         self._writers = DiskThreads(reactor, "regcachd-write", WRITERS)
         self._now = now
-        self.ca = self._open_ca()
+        self.ca = prepare(config) if inheritance is None else open_configured_ca(config)
         store = Store(Path(config.store.path))
-        store.prepare()
         self._index = Index(store.index_path)
         self.fills = Fills(reactor, store, self._writers.run, self._blob_stored)
         self._trouble = Trouble(reactor.seconds)
@@ -99,7 +112,7 @@ class RegcacheService(Service):
             index=self._index,
             fills=self.fills,
             trouble=self._trouble,
-            proofs=Proofs(),
+            proofs=Proofs(self._index, secrets.proofs),
             recent=RecentManifests(),
             limits=config.limits,
             in_thread=self._writers.run,
@@ -115,11 +128,12 @@ class RegcacheService(Service):
             for name, upstream in self._upstreams.items()
         }
         self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble)
-        self._contexts = LeafContexts(self.ca, utc_now, self._names_beside)
+        self._contexts = LeafContexts(self.ca, utc_now, self._names_beside, ticket_secret=secrets.tickets)
         web = WebFactory(reactor, self._respond, config.limits.head_size)
         self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule)
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
+            LoopingCall(lambda: self._writers.run(self._index.forget_proofs, self._proofs_end())): CHECKPOINT,
             LoopingCall(self._renew_ca): RENEWAL,
             LoopingCall(self.eviction.wake): EVICTION,
         }
@@ -127,20 +141,16 @@ class RegcacheService(Service):
 
     # -- parts
 
-    def _open_ca(self) -> CA:
-        config = self.config
-        hosts = {
-            authority.host for registry in config.registries.values() for authority in registry.authorities
-        }
-        own = None if config.ca is None else (Path(config.ca.certificate), Path(config.ca.key))
-        return open_ca(Path(config.state) / "ca", hosts, utc_now(), own)
-
     def _renew_ca(self) -> None:
         """The issuing certificate lives a year; a daemon may run longer."""
         try:
-            self._contexts.ca = self._open_ca()
+            self._contexts.ca = open_configured_ca(self.config)
         except PkiError as error:
             log.error("the CA could not be looked after, trying again tomorrow: {why}", why=error)
+
+    def _proofs_end(self) -> float:
+        """Proofs made before this time count nowhere any more."""
+        return self._now() - max((r.access_ttl for r in self.config.registries.values()), default=0.0)
 
     def _names_beside(self, host: str) -> frozenset[str]:
         """The host names of the registries that answer to `host`."""
@@ -169,65 +179,27 @@ class RegcacheService(Service):
     def privilegedStartService(self) -> None:
         """Bind, while there may still be privileges to bind low ports. Exits with a line that says why it cannot."""
         try:
-            for description in self.config.listen:
-                port = self._listen(description)
-                use_direct_transport(port, self._readers.run)
-                self.ports.append(port)
+            if self._inheritance is None:
+                self.ports = bind(self._reactor, self.config.listen, self.door)
+            else:
+                sockets = range(FIRST_SOCKET, FIRST_SOCKET + self._inheritance.sockets)
+                self.ports = adopt(self._reactor, sockets, self.door)
         except CannotListen as error:
             raise SystemExit(f"regcachd does not start: {error}") from None
-
-    def _listen(self, description: str) -> Any:
-        try:
-            if description.startswith("dual:"):
-                return _listen_dual(self._reactor, int(description.removeprefix("dual:")), self.door)
-            listening: Deferred[Any] = serverFromString(self._reactor, description).listen(self.door)
-        except CannotListenError as error:
-            raise CannotListen(_cannot_listen(description, error)) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise CannotListen(
-                f"listen: {description!r} is not an endpoint that Twisted knows: {error}"
-            ) from error
-        ports: list[Any] = []
-        failures: list[Any] = []
-        listening.addCallbacks(ports.append, failures.append)
-        if failures:
-            raise CannotListen(_cannot_listen(description, failures[0].value))
-        if not ports or not isinstance(ports[0], TCPPort | UnixPort):
-            raise CannotListen(
-                f"listen: {description!r} is not a TCP or Unix endpoint; use dual:, tcp:, systemd: or unix:"
-            )
-        return ports[0]
+        for port in self.ports:
+            use_direct_transport(port, self._readers.run)
 
     def startService(self) -> None:
         """Begin to serve."""
         if not self.ports:
             self.privilegedStartService()
         super().startService()
+        self._index.reopen()  # twistd has gone into the background since `__init__`
         for chore, interval in self._chores.items():
             chore.clock = self._reactor
             chore.start(interval, now=False)
-        self._greet()
-
-    def _greet(self) -> None:
-        """Say what to do next."""
-        names = ", ".join(sorted(self.config.registries))
-        log.info(
-            "regcachd {version} listens on {where} and caches {names}",
-            version=__version__,
-            where=self._where(),
-            names=names,
-        )
-        log.info("its certificate authority is {path}", path=str(self.ca.root_path))
-        log.info("with the SHA-256 fingerprint {fingerprint}", fingerprint=self.ca.fingerprint)
-        tcp = [port.getHost().port for port in self.ports if not isinstance(port, UnixPort)]
-        if tcp:
-            url = f"http://{node()}:{tcp[0]}"
-            log.info("on each node, trust it:  {line}", line=_TRUST.format(url=url))
-            log.info("podman, skopeo, buildah: {line}", line=f"export HTTPS_PROXY={url}")
-            log.info("docker, containerd:      {line}", line=_DROP_IN.format(url=url))
-
-    def _where(self) -> str:
-        return ", ".join(_address(port) for port in self.ports)
+        if self._inheritance is None:
+            greet(self.config, self.ca, self.ports, workers=1)
 
     # -- the end
 
@@ -262,34 +234,3 @@ class RegcacheService(Service):
 async def _own(result: Any) -> None:
     if isinstance(result, Deferred):
         await result
-
-
-def _listen_dual(reactor: Any, number: int, door: FrontDoor) -> Any:
-    """A port for IPv6 and IPv4, or for IPv4 where the machine has no IPv6. Raises CannotListenError."""
-    port: TCPPort = DualPort(number, door, 1024, "::", reactor)
-    try:
-        port.startListening()
-    except CannotListenError as error:
-        if getattr(error.socketError, "errno", None) not in _NO_IPV6:
-            raise
-    else:
-        return port
-    port = TCPPort(number, door, 1024, "", reactor)
-    port.startListening()
-    return port
-
-
-_NO_IPV6 = (EAFNOSUPPORT, EADDRNOTAVAIL)
-
-
-def _cannot_listen(description: str, error: Exception) -> str:
-    why = getattr(error, "socketError", None) or error
-    hint = "; another program is using this port" if getattr(why, "errno", None) == EADDRINUSE else ""
-    return f"listen: cannot listen on {description!r}: {why}{hint}"
-
-
-def _address(port: Any) -> str:
-    host = port.getHost()
-    if isinstance(port, UnixPort):
-        return fsdecode(host.name)
-    return f"port {host.port}" if isinstance(port, DualPort) else f"{host.host}:{host.port}"

@@ -3,6 +3,7 @@
     blobs/sha256/ab/<hex>      complete and verified; read-only; never modified, only unlinked
     partial/sha256/<hex>       a fill in progress (see partial.py)
     index.sqlite3              what the files cannot say (see index.py)
+    evict.lock                 held by the worker that evicts (see eviction.py)
 
 The files are the truth for content. A blob appears under blobs/ only by a rename of a file that has been
 verified and synced, and it is known to be there only when the rename has been synced too, so after a crash
@@ -69,6 +70,11 @@ class Store:
     def index_path(self) -> Path:
         """The SQLite file."""
         return self.path / "index.sqlite3"
+
+    @property
+    def eviction_lock(self) -> Path:
+        """The file whose lock the worker holds that evicts."""
+        return self.path / "evict.lock"
 
     def blob_path(self, digest: Digest) -> Path:
         """Where a blob lies when it is stored."""

@@ -5,9 +5,10 @@ from pathlib import Path
 from twisted.python import usage
 
 from regcachd import __version__
-from regcachd.config import Config, ConfigError, parse_config, with_overrides
+from regcachd.config import Config, ConfigError, Sources
 from regcachd.errors import RegcachdError
 from regcachd.service import RegcacheService
+from regcachd.workers import Workers, how_many
 
 INSTALLED = Path("/etc/regcachd/regcachd.toml")
 """What is read without --config, if it is there."""
@@ -74,28 +75,44 @@ class Options(usage.Options):
         return super().getUsage(width) + _EXAMPLES
 
 
-def makeService(options: Options) -> RegcacheService:
+def makeService(options: Options) -> RegcacheService | Workers:
     """What twistd runs. Exits with one line when the configuration, the CA or the store cannot be used."""
     from twisted.internet import reactor  # not before twistd has chosen one
 
     try:
-        return RegcacheService(reactor, configuration(options))
+        sources = read_sources(options)
+        config = configuration(sources)
+        workers = how_many(config.workers)
+        if workers == 1:
+            return RegcacheService(reactor, config)
+        return Workers(reactor, sources, config, workers)
     except (RegcachdError, usage.UsageError) as error:
         raise SystemExit(f"regcachd does not start: {error}") from None
 
 
-def configuration(options: Options, installed: Path = INSTALLED) -> Config:
-    """The configuration that files and options make; usage.UsageError, one line long, if they make none."""
+def read_sources(options: Options, installed: Path = INSTALLED) -> Sources:
+    """The files and options that make the configuration; usage.UsageError, one line long, if a file is not readable."""
     given = options["config"]
     try:
-        return with_overrides(
-            parse_config(_documents(installed if given is None else Path(given), needed=given is not None)),
-            listen=options.get("listen"),
-            store=options["store"],
-            max_size=options["max-size"],
-            state=options["state"],
-            registries=options.get("registry", ()),
-        )
+        documents = _documents(installed if given is None else Path(given), needed=given is not None)
+    except ConfigError as error:
+        raise usage.UsageError(str(error)) from None
+    return Sources(
+        tuple(documents),
+        {
+            "listen": options.get("listen"),
+            "store": options["store"],
+            "max_size": options["max-size"],
+            "state": options["state"],
+            "registries": options.get("registry", ()),
+        },
+    )
+
+
+def configuration(sources: Sources) -> Config:
+    """The configuration that they make; usage.UsageError, one line long, if they make none."""
+    try:
+        return sources.config()
     except ConfigError as error:
         raise usage.UsageError(str(error)) from None
 

@@ -7,10 +7,14 @@ CONNECT was not for.
 
 An OpenSSL context may not change once a connection has used it, so renewal makes a new one; connections
 under way keep theirs. Sessions are resumed by tickets alone (RFC 5077, RFC 8446 section 4.6.1), which cost
-the server no memory; their keys belong to one context and go with it. A resumed session shows no certificate
-and has authenticated the CONNECT's host already, so there OpenSSL lets the second name be.
+the server no memory. Their keys are made from the host and a secret that all workers share, so one worker resumes
+what another began, but no host what was begun with another. (Where cryptography brings an OpenSSL of its own,
+as PyPI's wheels do, each context has its own keys, and at another worker there is a full handshake instead:
+`_compat.set_ticket_keys`.) The secret lives as long as the daemon. A resumed session shows no certificate and has
+authenticated the CONNECT's host already, so there OpenSSL lets the second name be.
 """
 
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,7 +24,7 @@ from attrs import frozen
 from OpenSSL import SSL
 from twisted.logger import Logger
 
-from regcachd._compat import set_tls13_ciphersuites, write_whole
+from regcachd._compat import TICKET_KEYS, set_ticket_keys, set_tls13_ciphersuites, write_whole
 from regcachd.pki import CA, Leaf, PkiError
 
 LEAF_RENEWAL = timedelta(days=1)
@@ -57,13 +61,18 @@ class LeafContexts:
         clock: Callable[[], datetime],
         names_beside: Callable[[str], frozenset[str]],
         capacity: int = 1024,
+        ticket_secret: bytes | None = None,
     ) -> None:
-        """names_beside gives, for a host in lowercase, the lowercase names of the same registry."""
+        """names_beside gives, for a host in lowercase, the lowercase names of the same registry.
+
+        Two of these with one ticket_secret, 32 random bytes, resume each other's sessions.
+        """
         self.ca = ca
         """May be replaced by a renewed one at any time: later leaves come from it."""
         self._clock = clock
         self._names_beside = names_beside
         self._capacity = capacity
+        self._ticket_secret = ticket_secret
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         # Without a certificate OpenSSL itself ends the handshake with an alert. It has a callback of its own
         # because OpenSSL asks again after a HelloRetryRequest, and would then ask the context we came from.
@@ -93,6 +102,8 @@ class LeafContexts:
     def _make(self, host: str) -> _Entry:
         leaf = self.ca.mint(host, self._clock())
         context = _server_context(leaf, lambda connection: self._choose(host, connection))
+        if self._ticket_secret is not None:
+            set_ticket_keys(context, _ticket_keys(self._ticket_secret, host))
         return _Entry(context, leaf.not_after)
 
     def _choose(self, host: str, connection: SSL.Connection) -> None:
@@ -116,6 +127,11 @@ class LeafContexts:
 
 def _plain(host: str) -> str:
     return host.lower().removesuffix(".")
+
+
+def _ticket_keys(secret: bytes, host: str) -> bytes:
+    """The keys of one host's tickets."""
+    return hashlib.shake_256(secret + host.encode()).digest(TICKET_KEYS)
 
 
 def _server_context(leaf: Leaf | None, choose: Callable[[SSL.Connection], None]) -> SSL.Context:

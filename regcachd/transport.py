@@ -38,6 +38,7 @@ from twisted.internet import main, tcp, unix
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from .errors import RegcachdError
@@ -114,8 +115,10 @@ class TLSSocket:
             raise HandshakeFailed(_reason(error)) from error
 
     def recv(self, size: int) -> bytes:
-        """Decrypted bytes of at most one record; b"" when the peer has closed, whether it said so or not.
+        """Decrypted bytes of at most one record; b"" when the peer has said that there will be no more.
 
+        A connection that ends without close_notify is lost, whatever TCP says: what it carried may be cut short (RFC
+        9112 section 9.8).
         `size` is larger than a record everywhere, so nothing decrypted is ever left behind in OpenSSL
         where the reactor could not see it.
         """
@@ -126,9 +129,7 @@ class TLSSocket:
         except SSL.ZeroReturnError:
             return b""
         except SSL.SysCallError as error:
-            if error.args[0] == -1:
-                return b""
-            raise OSError(*error.args) from None  # a reset is no half-close: nobody reads any more
+            raise OSError(errno.ECONNRESET, _reason(error)) from None
         except SSL.Error as error:
             raise OSError(errno.EPROTO, _reason(error)) from None
 
@@ -502,3 +503,17 @@ def use_direct_transport(port: Any, in_thread: InThread) -> None:
         return server
 
     port.transport = transport
+
+
+class QuietFactory(Factory):
+    """Makes one protocol, and says nothing of it in the log."""
+
+    noisy = False
+
+
+def name_of(peer: Any) -> str:
+    """A peer's address as an operator writes it."""
+    host = getattr(peer, "host", None)
+    if host is None:
+        return "a Unix socket"
+    return f"[{host}]:{peer.port}" if ":" in host else f"{host}:{peer.port}"

@@ -69,6 +69,15 @@ def count(value: object) -> int:
     return value
 
 
+def workers(value: object) -> int | None:
+    """A number of processes; None is "auto"."""
+    if value == "auto":
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 64:
+        raise BadValue('expected "auto" or a number from 1 to 64')
+    return value
+
+
 def one_of(*words: str) -> Reader[str]:
     def read_word(value: object) -> str:
         if not isinstance(value, str) or value not in words:

@@ -47,6 +47,7 @@ def test_without_a_file_the_defaults_and_the_known_registries_hold() -> None:
     config = read()
     assert config == Config() == read("", "")
     assert config.listen == ("dual:3128",)
+    assert config.workers is None
     assert config.state == "/var/lib/regcachd"
     assert ip_network("10.0.0.0/8") in config.clients
     assert config.store == StoreConfig(path="/var/cache/regcachd", max_size=Size(fraction=0.8))
@@ -79,10 +80,10 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             insecure=False,
             timeout=60.0,
             access_ttl=300.0,
-            blob_probe="head",
             connections=4,
             retries=8,
             retry_delay=15.0,
+            blob_probe="head",
         )
     }
 
@@ -91,6 +92,7 @@ def test_every_key_is_read() -> None:
     config = read(
         """
         listen = ["tcp:3128:interface=10.0.0.1", "dual:0"]
+        workers = 3
         state = "var/state"
         clients = ["10.0.0.0/8", "2001:db8::/32", "192.168.1.7"]
         [store]
@@ -110,8 +112,6 @@ def test_every_key_is_read() -> None:
         [defaults]
         ca = "site.pem"
         timeout = "90s"
-        retries = 3
-        retry_delay = "2s"
         [registries."registry.site.example:5443"]
         upstream = "http://Registry.site.example:80/"
         """,
@@ -121,9 +121,12 @@ def test_every_key_is_read() -> None:
         insecure = true
         access_ttl = 0
         connections = 1
+        retries = 3
+        retry_delay = "2.5s"
         """,
     )
     assert config.listen == ("tcp:3128:interface=10.0.0.1", "dual:0")
+    assert config.workers == 3
     assert config.state == "var/state"
     assert config.clients == tuple(map(ip_network, ("10.0.0.0/8", "2001:db8::/32", "192.168.1.7/32")))
     assert config.store == StoreConfig(path="var/cache", max_size=Size(bytes=500 * 1024**3))
@@ -146,10 +149,10 @@ def test_every_key_is_read() -> None:
         insecure=True,
         timeout=90.0,
         access_ttl=0.0,
-        blob_probe="head",
         connections=1,
         retries=3,
-        retry_delay=2.0,
+        retry_delay=2.5,
+        blob_probe="head",
     )
 
 
@@ -242,9 +245,6 @@ def test_the_certificate_and_the_key_may_come_from_two_files() -> None:
         ('[limits]\nidle_timeout = "1 hour"', 'such as "250ms", "5s", "1h30m" or "7d"'),
         ("[limits]\nidle_timeout = 2024-01-01", 'idle_timeout = "2024-01-01": expected seconds'),
         ('[registries.a]\ninsecure = "yes"', "registries.a.insecure"),
-        ("[registries.a]\nconnections = 0", "registries.a.connections = 0: expected a value from 1 to 16"),
-        ("[defaults]\nretries = -1", "expected a value from 0 to 1000"),
-        ('[defaults]\nretry_delay = "2h"', "expected a value from 10ms to 1h"),
         ('[registries."a.b"]\ntimeout = "x"', '1.toml: registries."a.b".timeout = "x": expected seconds'),
         ('[registries.a]\nhosts = ["b c"]', "expected HOST or HOST:PORT"),
         ('[registries.a]\nhosts = ["b", {password = "secret"}]', 'hosts = ["b", "a table"]: entry 2'),
@@ -263,10 +263,14 @@ def test_the_certificate_and_the_key_may_come_from_two_files() -> None:
         ('registries = ["a"]', "expected a table: [registries]"),
         ('store = "/srv"', '1.toml: store = "/srv": expected a table: [store]'),
         ('[state]\npath = "/srv"', 'state = "a table": expected a text'),
+        ("workers = 0", '1.toml: workers = 0: expected "auto" or a number from 1 to 64'),
+        ("workers = 65", 'expected "auto" or a number from 1 to 64'),
+        ("workers = true", 'expected "auto" or a number from 1 to 64'),
+        ('workers = "4"', 'expected "auto" or a number from 1 to 64'),
         # Unknown keys.
         (
             'listne = ["dual:1"]',
-            "1.toml: listne: unknown key; did you mean listen? allowed here: listen, state, ",
+            "1.toml: listne: unknown key; did you mean listen? allowed here: listen, workers, state, ",
         ),
         ("[tunnels]", "tunnels: unknown key; did you mean tunnel?"),
         (
@@ -282,7 +286,7 @@ def test_the_certificate_and_the_key_may_come_from_two_files() -> None:
             "[defaults]\ninsecure = true",
             'it belongs to [registries."NAME"]; allowed here: ca, timeout, access_ttl',
         ),
-        ("workers = 4", "workers: unknown key; allowed here"),
+        ("threads = 4", "threads: unknown key; allowed here"),
         ('"a\\nb" = 4', '1.toml: "a\\nb": unknown key'),
         # Not TOML.
         ("listen = ", "1.toml: not TOML: Invalid value (at end of document)"),

@@ -281,5 +281,6 @@ async def test_odd_bytes_in_a_clients_headers_are_no_reason_for_a_traceback(
     async with running(tmp_path) as world:
         image = world.registry.add_image("team/app", "1", [b"layer"])
         path = path.format(digest=image.layers[0])
-        assert (await Download(world, path, line).begin()).status in (200, 400)
+        # 404 is FakeRegistry's answer to an Accept that admits no manifest
+        assert (await Download(world, path, line).begin()).status in (200, 400, 404)
         assert (await world.client().get(path)).status == 200

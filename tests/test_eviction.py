@@ -1,5 +1,6 @@
 """eviction.py: the store stays within its limits, and what was used last stays in it."""
 
+import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -52,6 +53,22 @@ async def test_reader_keeps_an_evicted_blob(tmp_path: Path) -> None:
     (tmp_path / "store/blobs/sha256" / digest.hex[:2] / digest.hex).unlink()
     rest = await deferToThread(response.read)
     assert hashlib.sha256(start + rest).hexdigest() == digest.hex
+    await here.stop()
+
+
+async def test_one_worker_evicts_at_a_time(tmp_path: Path) -> None:
+    """While another process holds the store's eviction lock nothing is evicted here; after that it is."""
+    here = await World(tmp_path, FakeRegistry(reactor), max_size=BLOB).start()
+    with (tmp_path / "store/evict.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        digest = here.registry.add_blob("team/app", os.urandom(2 * BLOB))
+        await here.client().get(f"/v2/team/app/blobs/{digest}")
+        await until(lambda: digest.hex in here.stored())
+        here.service.eviction.wake()
+        await here.service.eviction.idle()
+        assert here.stored() == [digest.hex]
+    here.service.eviction.wake()
+    await until(lambda: here.stored() == [])
     await here.stop()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,10 +149,12 @@ def test_an_index_that_cannot_be_opened_is_an_error_of_one_line(tmp_path: Path) 
     assert "\n" not in str(told.value)
 
 
-def test_an_index_that_fails_later_fails_no_request(index: Index, tmp_path: Path) -> None:
+def test_an_index_that_fails_later_fails_no_request(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another process has the database locked for good, or the disk is full: nothing is known, nothing raises."""
     index.link(HERE, A)
-    index._db.execute("PRAGMA busy_timeout = 0")
+    monkeypatch.setattr("regcachd.index.PATIENCE", 0.01)
     with sqlite3.connect(tmp_path / "index.sqlite3", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
         index.link(HERE, B)
@@ -227,3 +230,15 @@ def test_the_sum_of_sizes_is_always_that_of_the_rows(
     assert index.bytes_stored() == sum(sizes.values())
     assert dict(index.least_recently_used(100)) == sizes
     index.close()
+
+
+def test_a_busy_neighbour_is_waited_for(index: Index, tmp_path: Path) -> None:
+    """While another worker writes, a statement waits; it goes on as soon as the other has ended."""
+    other = sqlite3.connect(tmp_path / "index.sqlite3", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.05, other.execute, ("COMMIT",))
+    end.start()
+    index.link(HERE, A)
+    assert index.linked(HERE, A)
+    end.join()
+    other.close()

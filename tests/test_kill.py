@@ -10,7 +10,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ class Worker:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the pieces of blobs that upstream has sent."""
     sizes: list[int] = []
     read = Body.read
@@ -81,7 +80,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return data
 
     monkeypatch.setattr(Body, "read", counted)
-    yield sizes
+    return sizes
 
 
 @define(eq=False)

@@ -6,7 +6,7 @@ import os
 import random
 import struct
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,7 @@ def test_in_whatever_order_and_portions_the_bytes_are_the_same(
     partial = Partial.acquire(path, DIGEST)
     assert partial is not None
     edges = [0, *sorted(cuts), len(DATA)]
-    stretches = list(zip(edges, edges[1:], strict=False))
+    stretches = list(pairwise(edges))
     order.shuffle(stretches)
     limits, pwrite = cycle(takes), os.pwrite
 

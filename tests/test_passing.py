@@ -38,7 +38,7 @@ reactor: Any = _reactor
 DATA = random.Random(7).randbytes(1_000_000)
 
 
-def full(*_: Any) -> Any:
+def full(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -177,14 +177,16 @@ class Disk:
         pwrite = os.pwrite
 
         def write(fd: int, data: Any, offset: int) -> int:
-            return full() if self.is_full.is_set() and len(data) > 24 else pwrite(fd, data, offset)  # type: ignore
+            if self.is_full.is_set() and len(data) > 24:  # what is overwritten needs no more room
+                full()
+            return pwrite(fd, data, offset)
 
         patch.setattr(os, "pwrite", write)
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    yield Disk(monkeypatch)
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
 
 
 async def fail_in_the_middle(world: World, disk: Disk, digest: Digest, *ranges: str) -> list[Reply]:

@@ -10,7 +10,7 @@ from twisted.python.usage import UsageError
 
 from regcachd import __version__
 from regcachd.config import Config, Size
-from regcachd.tap import Options, configuration
+from regcachd.tap import INSTALLED, Options, configuration, read_sources
 
 
 def options(*arguments: str) -> Options:
@@ -19,13 +19,17 @@ def options(*arguments: str) -> Options:
     return parsed
 
 
+def read(*arguments: str, installed: Path = INSTALLED) -> Config:
+    return configuration(read_sources(options(*arguments), installed))
+
+
 def _help() -> str:
     return str(Options())
 
 
 def refusal(tmp_path: Path, *arguments: str) -> str:
     with pytest.raises(UsageError) as caught:
-        configuration(options(*arguments), installed=tmp_path / "absent.toml")
+        read(*arguments, installed=tmp_path / "absent.toml")
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     return message
@@ -34,16 +38,16 @@ def refusal(tmp_path: Path, *arguments: str) -> str:
 def test_without_options_and_files_the_defaults_hold(tmp_path: Path) -> None:
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d" / "a.toml").write_text('state = "ignored without its main file"')
-    assert configuration(options(), installed=tmp_path / "absent.toml") == Config()
+    assert read(installed=tmp_path / "absent.toml") == Config()
 
 
 def test_the_installed_file_is_read_unless_another_is_given(tmp_path: Path) -> None:
     installed, other = tmp_path / "regcachd.toml", tmp_path / "other.toml"
     installed.write_text('state = "installed"')
     other.write_text('state = "other"')
-    assert configuration(options(), installed).state == "installed"
-    assert configuration(options("-c", str(other)), installed).state == "other"
-    assert configuration(options("--config", str(other)), installed).state == "other"
+    assert read(installed=installed).state == "installed"
+    assert read("-c", str(other), installed=installed).state == "other"
+    assert read("--config", str(other), installed=installed).state == "other"
 
 
 def test_files_of_conf_d_follow_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -54,20 +58,18 @@ def test_files_of_conf_d_follow_in_the_order_of_their_names(tmp_path: Path) -> N
     (more / "10.toml").write_text('state = "10"\n[store]\npath = "10"')
     for ignored in (".20.toml.swp", ".hidden.toml", "30.toml~", "30.toml.dpkg-old", "README"):
         (more / ignored).write_text("this is not TOML")
-    config = configuration(options("-c", str(main)))
+    config = read("-c", str(main))
     assert (config.listen, config.state, config.store.path) == (("dual:1",), "20", "10")
 
 
 def test_options_win_over_files(tmp_path: Path) -> None:
     main = tmp_path / "regcachd.toml"
     main.write_text('listen = ["dual:1"]\nstate = "main"\n[store]\npath = "main"\n[registries.a]')
-    config = configuration(
-        options(
-            *("--config", str(main)),
-            *("--listen", "dual:2", "--listen", "tcp:3"),
-            *("--store", "cache", "--max-size", "1GiB", "--state", "state"),
-            *("--registry", "quay.io", "--registry", "lab=http://10.0.0.7:5000"),
-        )
+    config = read(
+        *("--config", str(main)),
+        *("--listen", "dual:2", "--listen", "tcp:3"),
+        *("--store", "cache", "--max-size", "1GiB", "--state", "state"),
+        *("--registry", "quay.io", "--registry", "lab=http://10.0.0.7:5000"),
     )
     assert config.listen == ("dual:2", "tcp:3")
     assert (config.store.path, config.store.max_size, config.state) == ("cache", Size(bytes=1024**3), "state")
@@ -138,7 +140,7 @@ def test_the_examples_of_the_help_are_understood(tmp_path: Path) -> None:
         arguments = line[line.index("regcache") + 1 :]
         if "--config" in arguments:
             continue
-        assert isinstance(configuration(options(*arguments), tmp_path / "absent.toml"), Config)
+        assert isinstance(read(*arguments, installed=tmp_path / "absent.toml"), Config)
 
 
 def test_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Handshakes with the contexts of intercepted connections: names, protocols, resumption, renewal."""
 
 import gc
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat import bindings
 from OpenSSL import SSL
 
 from regcachd._compat import validity
@@ -369,6 +371,50 @@ class TestResumption:
         first = client.visit(contexts, HOST, HOST)
         clock.now = START
         assert not client.visit(contexts, HOST, HOST, first.session).session_reused
+
+
+def shared_openssl() -> bool:
+    """Is cryptography linked against the system's OpenSSL? Its extension module then names that library."""
+    directory = Path(bindings.__file__).parent
+    return any(b"libssl.so" in module.read_bytes() for module in directory.glob("*.so"))
+
+
+class TestWorkers:
+    """Two workers: each has contexts of its own, with one secret."""
+
+    @pytest.fixture
+    def workers(self, ca: CA, clock: Clock) -> tuple[LeafContexts, LeafContexts]:
+        secret = os.urandom(32)
+        first, second = (LeafContexts(ca, clock, names_beside, ticket_secret=secret) for _ in range(2))
+        return first, second
+
+    @VERSIONS
+    def test_resumed_at_the_other(
+        self, ca: CA, workers: tuple[LeafContexts, LeafContexts], version: int
+    ) -> None:
+        """A session from one worker goes on at the other; with an OpenSSL out of reach it begins anew."""
+        client = Resuming(ca, version)
+        begun = client.visit(workers[0], HOST, HOST)
+        assert client.visit(workers[1], HOST, HOST, begun.session).session_reused == shared_openssl()
+        assert client.visit(workers[0], HOST, HOST, begun.session).session_reused
+
+    @VERSIONS
+    def test_other_host(self, ca: CA, workers: tuple[LeafContexts, LeafContexts], version: int) -> None:
+        """A session of one registry is worth nothing at another, at the same worker or the other."""
+        client = Resuming(ca, version)
+        begun = client.visit(workers[0], HOST, HOST)
+        for contexts in workers:
+            assert not client.visit(contexts, OTHER, OTHER, begun.session).session_reused
+
+    @VERSIONS
+    def test_other_secret(
+        self, ca: CA, clock: Clock, workers: tuple[LeafContexts, LeafContexts], version: int
+    ) -> None:
+        """A daemon that was started anew has a new secret: a session from before costs a whole handshake."""
+        client = Resuming(ca, version)
+        begun = client.visit(workers[0], HOST, HOST)
+        restarted = LeafContexts(ca, clock, names_beside, ticket_secret=os.urandom(32))
+        assert not client.visit(restarted, HOST, HOST, begun.session).session_reused
 
 
 class TestLife:

@@ -114,10 +114,9 @@ def start_daemon(room: Path) -> Iterator[Callable[[DockerRegistry], Daemon]]:
     """
     started: list[Daemon] = []
 
-    def start(registry: DockerRegistry, upstream: str | None = None) -> Daemon:
-        started.append(
-            Daemon.start(room / "regcachd", upstream or registry.url, registry.certificate.authority)
-        )
+    def start(registry: DockerRegistry, upstream: str | None = None, settings: str = "") -> Daemon:
+        url = upstream or registry.url
+        started.append(Daemon.start(room / "regcachd", url, registry.certificate.authority, settings))
         return started[-1]
 
     yield start

@@ -12,6 +12,9 @@ from attrs import frozen
 
 from tests.e2e.programs import ProgramError, Server, environment, free_port
 
+ROOT = Path(__file__).parents[2]
+"""The source tree: what is tested is what lies here, whatever is installed."""
+
 REGISTRY = "registry.test:5443"
 """
 The registry's name as clients say it. It exists nowhere: clients only ever CONNECT to it, and the daemon
@@ -35,10 +38,10 @@ class Daemon:
     directory: Path
 
     @classmethod
-    def start(cls, directory: Path, upstream: str, authority: Path) -> Daemon:
+    def start(cls, directory: Path, upstream: str, authority: Path, settings: str = "") -> Daemon:
         """
         Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
-        `authority`.
+        `authority`. `settings` are further lines before the first table of the configuration.
         """
         directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
@@ -46,6 +49,7 @@ class Daemon:
         configuration.write_text(
             f"listen = [{json.dumps(f'tcp:{port}:interface=127.0.0.1')}]\n"
             f"state = {json.dumps(str(directory / 'state'))}\n"
+            f"{settings}\n"
             "[store]\n"
             f"path = {json.dumps(str(directory / 'store'))}\n"
             f"[registries.{json.dumps(REGISTRY)}]\n"
@@ -54,8 +58,8 @@ class Daemon:
         )
         server = Server.start(
             "twistd regcache",
-            [*_twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
-            environment(directory / "home", PYTHONUNBUFFERED="1", PYTHONNOUSERSITE="1"),
+            [*twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
+            environment(directory / "home", PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1", PYTHONNOUSERSITE="1"),
             directory / "regcachd.log",
         )
         daemon = cls(server, port, directory)
@@ -105,7 +109,7 @@ class Daemon:
             return False
 
 
-def _twistd() -> list[str | Path]:
+def twistd() -> list[str | Path]:
     """
     twistd as this interpreter has it; over Debian's packages the environment holds no script of that
     name.

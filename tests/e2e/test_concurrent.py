@@ -92,7 +92,9 @@ def test_many_clients_cost_upstream_one_download(
     assert alone.sha256.hexdigest() == blob.hex
 
     with SlowLine(registry.port, RATE).running() as line:
-        daemon = start_daemon(registry, f"https://localhost:{line.port}")
+        # more connections for one download are another feature, which a shared line has no use for
+        one = "[defaults]\nconnections = 1"
+        daemon = start_daemon(registry, f"https://localhost:{line.port}", one)
         before = registry.requests()
         started = time.monotonic()
         downloads = download([connect(daemon) for _ in range(CLIENTS)], path)
@@ -102,9 +104,9 @@ def test_many_clients_cost_upstream_one_download(
     assert [request.status for request in requests if request.is_for_blob and request.method == "GET"] == [
         200
     ]
-    assert {one.sha256.hexdigest() for one in downloads} == {blob.hex}
+    assert {each.sha256.hexdigest() for each in downloads} == {blob.hex}
     assert upstream_first_byte is not None
-    waited = max(one.first_byte or 0.0 for one in downloads) - upstream_first_byte
+    waited = max(each.first_byte or 0.0 for each in downloads) - upstream_first_byte
     assert waited < 1.0, "seconds from upstream's first bytes to the last client's"
-    took = max(one.finished or 0.0 for one in downloads) - started
+    took = max(each.finished or 0.0 for each in downloads) - started
     assert took / alone_took < 1.2, "the last client's time over that of one download without the daemon"
