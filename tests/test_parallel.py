@@ -190,8 +190,13 @@ async def test_connections_can_be_limited_to_one(tmp_path: Path) -> None:
     [IgnoreRange(), Status(429), Status(503), Status(416), CutAfter(0), RedirectTo("/nowhere")],
     ids=["range ignored", "429", "503", "416", "cut", "redirect to nothing"],
 )
-async def test_an_upstream_that_does_not_want_more_is_left_in_peace(tmp_path: Path, fault: Fault) -> None:
+async def test_an_upstream_that_does_not_want_more_is_left_in_peace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
     """The first connection goes on, one more was tried, and the client notices nothing."""
+    monkeypatch.setattr(
+        fill, "SPAN", 1_500_000
+    )  # what the first connection brings before it would need another
     async with running(tmp_path) as world:
         digest = blob(world, Throttle(SPEED))
         world.registry.fault(is_extra, fault)
