@@ -1,5 +1,7 @@
 """One daemon as a process of its own, to be killed: `python -m tests.daemon CONFIG`; it prints its port."""
 
+import ctypes
+import signal
 import sys
 from typing import Any
 
@@ -12,9 +14,13 @@ from regcachd.service import RegcacheService
 
 reactor: Any = _reactor
 
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2)."""
+
 
 def main(config: str) -> None:
-    """Serve until killed."""
+    """Serve until killed, by the test or by its end."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
     service = RegcacheService(reactor, parse_config([("daemon.toml", config)]), tunnel_rule=anywhere)
     service.startService()

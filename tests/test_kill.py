@@ -30,7 +30,7 @@ reactor: Any = _reactor
 
 ROUNDS = int(os.environ.get("REGCACHD_KILL_ROUNDS", "10"))
 SEED = int(os.environ.get("REGCACHD_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
-SIZE = 8_000_000
+SIZE = 16_000_000
 SPEED = 16_000_000
 """Bytes per second that upstream sends."""
 READERS = 8
