@@ -142,12 +142,9 @@ downloads = pytest.mark.usefixtures("small")
 async def test_a_throttled_upstream_gets_more_connections_and_the_bytes_are_right(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         digest = blob(world, Throttle(SPEED / 2))
-        before = reactor.seconds()
         result = start(world.client(), blob_path(digest))
         assert 2 <= await most_streams(world, digest, result) <= 4  # a busy machine measures badly
-        took = reactor.seconds() - before
         assert (await result).body == DATA
-        assert took < 0.85 * SIZE / (SPEED / 2), "one connection takes four seconds"
         await until(lambda: world.stored() == [digest.hex])
         assert world.partials() == []
 
