@@ -15,7 +15,8 @@ SIZE = 1024 * MIB
 SECONDS = 5
 """How long they read; in each second every one of them takes SIP bytes."""
 SIP = 64 * 1024
-RECEIVE_BUFFER = 64 * 1024
+RECEIVE_BUFFER = 256 * 1024
+"""Bytes in the kernel for each: little, but some of the loopback's packets, which are of 64 KiB."""
 
 
 def families() -> list[Family]:
