@@ -10,12 +10,13 @@ DEBIAN := .venv-debian
 PIP := -m pip --disable-pip-version-check --quiet
 EDITABLE := --editable
 
-.PHONY: help run test test-units lint bench clean
+.PHONY: help run test test-units test-ktls lint bench clean
 
 help:
 	@echo "make run         start regcachd on port 3128, everything it keeps under ./var; Ctrl-C stops it"
 	@echo "make test        run all tests, with real registries and clients (installs Debian packages when missing)"
 	@echo "make test-units  run the tests that need no other program, on PyPI's newest packages alone"
+	@echo "make test-ktls   run the tests of kernel TLS under Debian's kernel in qemu (downloads it and a Debian root once)"
 	@echo "make lint        check style and types"
 	@echo "make bench       measure, next to nginx (prints a table, writes var/bench.json)"
 	@echo "make clean       remove what make made, but for ./var"
@@ -36,6 +37,9 @@ test: .test-dependencies $(DEBIAN)/.installed $(VENV)/.test
 
 test-units: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "not e2e"
+
+test-ktls: $(DEBIAN)/.installed
+	@scripts/test-ktls $(DEBIAN)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .

@@ -7,13 +7,16 @@
                                           |    |                                       |
                                       blobs    manifests  --ask: may this client? --> registry
                                           |    |                                       |
-                 transport.send_file <- store, index <- partial <- fill <-- one download of one digest
+     transport.send_file <- growing <- store, index <- partial <- fill <-- one download of one digest
 
 Requests   `frontdoor` reads the first head (`connect`) and obeys `intercept`. Inside, `web` speaks HTTP
            and `endpoints` dispatches by `routes`. `pages` are the daemon's own.
-Data path  `transport` sends files to clients: page cache to socket, without Twisted's TLS in between.
-Content    `store` is files under their digests, `index` is SQLite beside them; `fill` is one download with any
-           number of readers, into a `partial`; `singleflight` makes one of many; `eviction` obeys `lru`.
+Data path  `transport` sends files to clients: page cache to socket, without Twisted's TLS in between; where the
+           kernel makes the TLS records (`kernel_tls`), without this process in between.
+Content    `store` is files under their digests, `index` is SQLite beside them; `fill` is one download into a
+           `partial`, with as many streams as `parallel` likes; its clients, and those of other workers who `follow`
+           it, read a `growing` blob; `fills` keeps count. `passing` does without the store when that fails,
+           which is `trouble`. `singleflight` makes one of many; `eviction` obeys `lru`.
 Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
 Upstream   `upstream` keeps verified connections (`http1`), follows redirects, and goes nowhere `guard` forbids.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
@@ -22,7 +25,8 @@ Wiring     `tap` reads options and configuration (`config`, `schema`, `values`, 
            everything and is the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
-connect, intercept, lru, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
+connect, extents, intercept, lru, parallel, config and what it is made of. The rest are edges. Times are seconds,
+sizes are bytes.
 """
 
 __version__ = "0.1.0"

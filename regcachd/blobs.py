@@ -4,7 +4,7 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from .evidence import Credential
-from .fill import Source
+from .fill import Source, begins_at
 from .fills import Followed, NotGiven, Started, Stored
 from .freshness import matches
 from .growing import FillFailed, Growing, StoreFailed
@@ -71,7 +71,7 @@ class _Refused:
 
 @frozen
 class _Unstored:
-    """The store takes nothing: everybody asks upstream for himself."""
+    """The store takes nothing, or not what upstream sends: everybody asks upstream for himself."""
 
 
 _Opening = Started | Followed | Stored | _Refused | _Unstored
@@ -127,13 +127,6 @@ class Blobs:
     def _is_stored(self, digest: Digest) -> bool:
         return self._registry.shared.store.has(digest)
 
-    def _stored(self, digest: Digest) -> OpenBlob | None:
-        try:
-            return self._registry.shared.store.open(digest)
-        except OSError as error:
-            self._registry.shared.trouble.report(error)
-            return None
-
     async def _present(
         self, request: Request, repository: Repository, digest: Digest, source: Source
     ) -> bool:
@@ -142,7 +135,12 @@ class Blobs:
         if refused is not None:
             refused.send(request, UNSTORED)
             return True
-        blob = self._stored(digest)
+        try:
+            blob = self._registry.shared.store.open(digest)
+        except OSError as error:
+            self._registry.shared.trouble.report(error)
+            await self._pass(request, repository, digest, source)
+            return True
         if blob is not None:
             try:
                 await self._send(request, digest, source, blob, HIT)
@@ -183,7 +181,9 @@ class Blobs:
         except OSError as error:
             registry.shared.trouble.report(error)
             return _Unstored()
-        registry.shared.trouble.over()
+        if isinstance(opened, NotGiven) and 200 <= opened.response.status < 300:
+            opened.response.abandon()
+            return _Unstored()
         if isinstance(opened, NotGiven):
             answer = await _captured(opened.response)
             self._heard(request, repository, digest, answer.status)
@@ -194,9 +194,12 @@ class Blobs:
 
     async def _pass(self, request: Request, repository: Repository, digest: Digest, source: Source) -> None:
         """Straight from upstream, without the store."""
+        if request.method == b"HEAD":
+            await self._ask(request, repository, digest)
+            return
         response = await source.open(0, None)
         self._heard(request, repository, digest, response.status)
-        if response.status != 200:
+        if response.status != 200 or begins_at(response) is None:
             await stream(request, response, (UNSTORED,))
             return
         _check_empty(digest, response.length)
@@ -263,7 +266,7 @@ class Blobs:
     ) -> bool:
         """Send a growing file, from `start` to `stop` or to its end; False when the response had to be cut."""
         reader = growing.reader(start)
-        request.when_gone(reader.close)
+        request.when_gone(reader.stop_waiting)
         try:
             while stop is None or reader.position < stop or not stop:
                 edge = await reader.edge()

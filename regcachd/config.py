@@ -25,6 +25,7 @@ from regcachd.schema import (
     Registry,
     RegistryDefaults,
     StoreConfig,
+    TLSConfig,
     Tunnel,
     make_registry,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Size",
     "Sources",
     "StoreConfig",
+    "TLSConfig",
     "Tunnel",
     "parse_config",
     "parse_duration",
@@ -118,6 +120,7 @@ def parse_config(documents: Sequence[tuple[str, str]]) -> Config:
         **top,
         store=StoreConfig(**tables["store"]),
         ca=CAFiles(**tables["ca"]) if tables["ca"] else None,
+        tls=TLSConfig(**tables["tls"]),
         tunnel=Tunnel(**tables["tunnel"]),
         limits=Limits(**tables["limits"]),
         defaults=RegistryDefaults(**tables["defaults"]),

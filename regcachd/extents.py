@@ -9,6 +9,11 @@ class Extents:
 
     stretches: list[tuple[int, int]] = field(factory=list)
 
+    @property
+    def size(self) -> int:
+        """How many offsets are in it."""
+        return sum(stop - start for start, stop in self.stretches)
+
     def add(self, start: int, stop: int) -> tuple[int, int]:
         """Add a stretch that is not empty; returns the stretch it is part of now."""
         whole = (start, stop)

@@ -12,12 +12,12 @@ A fill belongs to nobody: it goes on when the client that caused it leaves.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 from typing import Protocol as Shape
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -25,7 +25,7 @@ from .extents import Extents
 from .growing import FillFailed, Growing, StoreFailed
 from .http1 import Response, UpstreamFailed
 from .parallel import Parallel
-from .partial import PIECE, Conflict, Partial
+from .partial import PIECE, Conflict, Partial, Phase
 from .ranges import parse_content_range
 from .store import Store
 from .transport import InThread
@@ -133,6 +133,7 @@ class Fill:
     _patience: Patience
     _parallel: Parallel
     _stored: "Callable[[Growing], None]"
+    _count_wrong: Callable[[], None]
     over: "Deferred[None]" = field(factory=Deferred, init=False)
     bytes_received: int = field(default=0, init=False)
     _taken: Extents = field(factory=Extents, init=False)
@@ -146,6 +147,11 @@ class Fill:
     _paused: bool = field(default=False, init=False)
     _ending: bool = field(default=False, init=False)
     _look: Any = field(default=None, init=False)
+    _again: Any = field(default=None, init=False)
+    _phase: Phase | None = field(default=None, init=False)
+    """What to tell the followers in other processes at the end; None leaves the fill to them."""
+    _discard: bool = field(default=False, init=False)
+    """Is what is on the disk worthless?"""
 
     # -- streams
 
@@ -165,6 +171,7 @@ class Fill:
         """Of what the partial has already."""
         for stretch in self._partial.there.stretches:
             self._taken.add(*stretch)
+        self._received_at_failure = self._taken.size
         self.growing.total = self._partial.total
         self.growing.grown(max(self._partial.committed, self.growing.watermark))
 
@@ -172,8 +179,6 @@ class Fill:
         stream = Stream(self, response, start, stop)
         self._streams.append(stream)
         response.deliver(stream)
-        if self._paused:
-            response.pause()
 
     def received(self, offset: int, data: bytes) -> None:
         """A stream has brought bytes."""
@@ -187,8 +192,8 @@ class Fill:
         else:
             self._queue.append(_Run(offset, offset + len(data), [data]))
         self._queued += len(data)
-        if self._queued > QUEUE_HIGH and not self._paused:
-            self._pause(True)
+        if self._queued > QUEUE_HIGH:
+            self._pause(True)  # each time: a stream that has begun meanwhile flows
         self._write()
 
     def _pause(self, paused: bool) -> None:
@@ -208,7 +213,9 @@ class Fill:
             log.info("the download of {digest} broke: {why}", digest=str(self.growing.digest), why=error)
         if self.growing.total is None and error is None and stream.stop is None:
             self.growing.total = stream.at  # upstream had not said; its end says
-        self._next(failed=error is not None)
+        # an answer that ends in good order but early is no better: asked at once, it would be asked for ever
+        wanted = self.growing.total if stream.stop is None else stream.stop
+        self._next(failed=error is not None or wanted is None or stream.at < wanted)
 
     def _next(self, failed: bool) -> None:
         """Ask for the next hole, if there is one that nobody is bringing."""
@@ -220,13 +227,15 @@ class Fill:
         if hole is None:
             self._write()  # perhaps that was the last
         elif failed and not self._streams and not self._opening:
-            if self.bytes_received - self._received_at_failure > PROGRESS:
+            if self._taken.size - self._received_at_failure > PROGRESS:
                 self._failures = 0
-            self._failures, self._received_at_failure = self._failures + 1, self.bytes_received
+            self._failures, self._received_at_failure = self._failures + 1, self._taken.size
             if self._failures > self._patience.retries:
                 self._give_up(f"the download broke {self._failures} times in a row")
             else:
-                self._run(self._ask_later(self._patience.delay(self._failures, self._chance())))
+                self._opening += 1
+                delay = self._patience.delay(self._failures, self._chance())
+                self._again = self._clock.callLater(delay, self._ask_again)
 
     def _next_hole(self) -> tuple[int, int | None] | None:
         total = self.growing.total
@@ -242,15 +251,12 @@ class Fill:
             return None
         return start, stop
 
-    async def _ask_later(self, delay: float) -> None:
-        self._opening += 1
-        try:
-            await deferLater(self._clock, delay, lambda: None)
-        finally:
-            self._opening -= 1
+    def _ask_again(self) -> None:
+        self._again = None
+        self._opening -= 1
         hole = self._next_hole()
         if hole is not None and not self._ending:
-            await self._ask(*hole)
+            self._run(self._ask(*hole))
 
     async def _ask(self, start: int, stop: int | None) -> None:
         """Open a stream at a hole, with the latest credential that upstream accepts."""
@@ -420,7 +426,7 @@ class Fill:
             return
         if not failure.check(OSError):
             log.failure("writing {digest} failed", failure, digest=str(self.growing.digest))
-        self._end(StoreFailed(f"the store failed: {failure.getErrorMessage()}"), final=True)
+        self._end(StoreFailed(f"the store failed: {failure.getErrorMessage()}"), Phase.STORE_FAILED)
 
     def _wrong(self, what: str) -> None:
         log.error(
@@ -430,24 +436,21 @@ class Fill:
         )
         self._writing = False
         self._discard = True
-        self._end(FillFailed(f"upstream sent wrong bytes for {self.growing.digest}"), final=True)
+        self._count_wrong()
+        self._end(FillFailed(f"upstream sent wrong bytes for {self.growing.digest}"), Phase.GIVEN_UP)
 
     # -- ends
 
-    _discard: bool = field(default=False, init=False)
-    _final: bool = field(default=False, init=False)
-
     def stop(self, why: str) -> None:
         """Stop here; what is on the disk stays, for another worker or a later fill to go on with."""
-        self._end(FillFailed(f"the fill of {self.growing.digest} was stopped: {why}"), final=False)
+        self._end(FillFailed(f"the fill of {self.growing.digest} was stopped: {why}"), None)
 
     def _give_up(self, why: str) -> None:
-        self._end(FillFailed(f"{self.growing.digest} could not be downloaded: {why}"), final=True)
+        self._end(FillFailed(f"{self.growing.digest} could not be downloaded: {why}"), Phase.GIVEN_UP)
 
-    def _end(self, error: FillFailed, final: bool) -> None:
-        """`final` is for everybody, the followers in other processes included."""
+    def _end(self, error: FillFailed, phase: Phase | None) -> None:
         if not self._ending:
-            self._ending, self._final = True, final
+            self._ending, self._phase = True, phase
             self.growing.failed(error)
             for stream in list(self._streams):
                 stream.end(None)
@@ -455,21 +458,22 @@ class Fill:
 
     def _close(self) -> None:
         self._ending = True
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
+        for call in (self._look, self._again):
+            if call is not None:
+                call.cancel()
+        self._look = self._again = None
         self._writing = True
         self._in_thread(self._let_go).addBoth(self._closed)
 
     def _let_go(self) -> None:
         """In a thread."""
-        try:
-            if self._final:
-                self._partial.give_up()
-            if self._discard:
-                self._partial.discard()
-        finally:
-            self._partial.close()
+        with closing(self._partial):
+            try:
+                if self._phase is not None:
+                    self._partial.give_up(self._phase)
+            finally:
+                if self._discard or (self._phase is not None and self._partial.is_empty):
+                    self._partial.discard()
 
     def _closed(self, result: "Failure | None") -> None:
         if isinstance(result, Failure):
@@ -478,7 +482,9 @@ class Fill:
 
 
 def begins_at(response: Response) -> int | None:
-    """The offset of a response's first byte; None when it does not say, or not in a way that can be understood."""
+    """The offset of a response's first byte; None when that cannot be told, or its bytes are not the blob's."""
+    if response.header(b"content-encoding") not in (None, b"identity"):
+        return None
     if response.status == 200:
         return 0
     header = response.header(b"content-range")

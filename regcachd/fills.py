@@ -9,19 +9,20 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from attrs import define, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .fill import Fill, Patience, Source, begins_at, total_of
 from .follow import Follower, Watches
-from .growing import FillFailed, Growing
+from .growing import FillFailed, Growing, StoreFailed
 from .http1 import Response, UpstreamFailed
 from .parallel import Parallel
-from .partial import Conflict, Partial
+from .partial import Conflict, Partial, unlock
 from .reference import Digest
 from .store import Store
 from .transport import InThread
@@ -63,7 +64,7 @@ class Stored:
 
 @frozen
 class NotGiven:
-    """Upstream answered with something other than the blob."""
+    """Upstream answered with something other than the blob's bytes, even if with 200: they may be encoded."""
 
     response: Response
 
@@ -74,6 +75,12 @@ class _Entry:
     driver: Fill | Follower
     sources: "deque[Source]"
     settings: Settings
+
+    @property
+    def can_be_read(self) -> bool:
+        """Has upstream said yes to a filler, and nothing gone wrong since?"""
+        has_begun = isinstance(self.driver, Fill) or self.growing.has_begun
+        return has_begun and self.growing.error is None
 
 
 class Fills:
@@ -86,13 +93,21 @@ class Fills:
         self._store = store
         self._in_thread = in_thread
         self._stored = stored
+        self.wrong = 0
+        """How often upstream has sent wrong bytes."""
         self._entries: dict[Digest, _Entry] = {}
         self._watches = Watches(clock)
+        self._going_on: set[Deferred[None]] = set()
+        """Fills that are being taken over."""
+        self._stopping = False
+
+    def _count_wrong(self) -> None:
+        self.wrong += 1
 
     def get(self, digest: Digest) -> Growing | None:
         """The growing blob of a digest, while it can be followed."""
         entry = self._entries.get(digest)
-        return None if entry is None or entry.growing.error is not None else entry.growing
+        return entry.growing if entry is not None and entry.can_be_read else None
 
     def offer(self, digest: Digest, source: Source) -> None:
         """Somebody whom upstream accepts asks for it, too: remember how to ask on."""
@@ -107,15 +122,18 @@ class Fills:
 
         Raises OSError when the store does not take it, UpstreamFailed. One call at a time for a digest.
         """
-        while True:
+        while not self._stopping:
             earlier = self._entries.get(digest)
             if earlier is not None:
-                if earlier.growing.error is None:
+                if earlier.can_be_read:
                     return Followed(earlier.growing)
                 await _after(earlier)
             partial: Partial | None = await self._in_thread(self._acquire, digest)
             if partial is not None:
-                return await self._start(partial, source, settings)
+                opened = await self._start(partial, source, settings)
+                if opened is None:
+                    continue
+                return opened
             if self._store.has(digest):
                 return Stored()
             follower = Follower.open(
@@ -127,38 +145,51 @@ class Fills:
                 orphaned=self._take_over,
             )
             if follower is not None:
-                sources = deque([source], SOURCES)
-                self._entries[digest] = _Entry(follower.growing, follower, sources, settings)
+                self._entries[digest] = _Entry(follower.growing, follower, deque(maxlen=SOURCES), settings)
                 follower.begin()
-                return Followed(follower.growing)
+                await follower.news
+        raise UpstreamFailed("regcachd is stopping", status=503)
 
     def _acquire(self, digest: Digest) -> Partial | None:
         """In a thread: the lock on the partial, unless another has it, or has stored the blob before we got it."""
         partial = self._store.acquire(digest)
-        if partial is not None and self._store.has(digest):
+        if partial is None or not self._store.has(digest):
+            return partial
+        try:
             partial.discard()
+        finally:
             partial.close()
-            return None
-        return partial
+        return None
 
-    async def _start(self, partial: Partial, source: Source, settings: Settings) -> Started | NotGiven:
+    async def _start(self, partial: Partial, source: Source, settings: Settings) -> Started | NotGiven | None:
+        """None when what was left of an earlier fill has been thrown away: once more, then."""
         response = None
         try:
-            response, start = await self._first_answer(partial, source)
-            if response.status not in (200, 206):
-                await self._in_thread(partial.close)
+            response = await self._first_answer(partial, source)
+            start = begins_at(response) if response.status in (200, 206) else None
+            if start is None:
+                await self._in_thread(_let_go, partial)
                 return NotGiven(response)
+            await self._in_thread(partial.expect, total_of(response))
+            if self._stopping:
+                raise UpstreamFailed("regcachd is stopping", status=503)
             growing = Growing(partial.digest, os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC))
+        except Conflict as error:
+            log.warn("what was left of an earlier download is thrown away: {why}", why=error)
+            assert response is not None
+            response.abandon()
+            await self._in_thread(_let_go, partial, True)
+            return None
         except BaseException:
             if response is not None:
                 response.abandon()
-            await self._in_thread(partial.close)
+            await self._in_thread(_let_go, partial)
             raise
         fill = self._begin(growing, partial, deque([source], SOURCES), settings)
         fill.begin(response, start)
         return Started(growing)
 
-    async def _first_answer(self, partial: Partial, source: Source) -> tuple[Response, int]:
+    async def _first_answer(self, partial: Partial, source: Source) -> Response:
         """An answer that goes on where the partial ends, from the file's start should upstream not do ranges."""
         have: int = await self._in_thread(partial.resume)
         # when all is there but was not stored, one byte is asked for all the same: only upstream can say yes
@@ -167,18 +198,7 @@ class Fills:
         if response.status == 416 or (response.status == 206 and begins_at(response) != wanted):
             response.abandon()
             response = await source.open(0, None)
-        if response.status in (200, 206):
-            try:
-                await self._in_thread(partial.expect, total_of(response))
-            except Conflict as error:
-                log.warn("what was left of an earlier download is thrown away: {why}", why=error)
-                await self._in_thread(partial.restart)
-                if response.status == 206:
-                    response.abandon()
-                    response = await source.open(0, None)
-                if response.status == 200:
-                    await self._in_thread(partial.expect, total_of(response))
-        return response, begins_at(response) or 0
+        return response
 
     def _begin(
         self, growing: Growing, partial: Partial, sources: "deque[Source]", settings: Settings
@@ -194,6 +214,7 @@ class Fills:
             settings.patience,
             Parallel(settings.connections),
             self._stored,
+            self._count_wrong,
         )
         entry = _Entry(growing, fill, sources, settings)
         self._entries[growing.digest] = entry
@@ -211,28 +232,50 @@ class Fills:
 
     def _take_over(self, follower: Follower, lock_fd: int) -> None:
         """The process that filled what we follow is gone, and we hold its lock."""
-        entry = self._entries[follower.growing.digest]
-        log.info(
-            "going on with the fill of {digest}: its worker is gone", digest=str(follower.growing.digest)
-        )
-        Deferred.fromCoroutine(self._go_on(entry, lock_fd)).addErrback(self._lost, entry)
+        growing = follower.growing
+        entry = self._entries[growing.digest]
+        if not entry.sources:  # nobody here has been shown to be allowed to have it: that is for others
+            unlock(lock_fd)
+            os.close(lock_fd)
+            growing.failed(FillFailed(f"nobody fills {growing.digest} any more"))
+            self._forget(entry)
+            return
+        log.info("going on with the fill of {digest}: its worker is gone", digest=str(growing.digest))
+        going_on = Deferred.fromCoroutine(self._go_on(entry, lock_fd)).addErrback(self._lost, entry)
+        self._going_on.add(going_on)
+        going_on.addCallback(lambda _: self._going_on.discard(going_on))
 
     async def _go_on(self, entry: _Entry, lock_fd: int) -> None:
         growing = entry.growing
-        try:
-            partial: Partial = await self._in_thread(
-                Partial, self._store.partial_path(growing.digest), growing.digest, lock_fd
-            )
-        except OSError:
-            os.close(lock_fd)
-            raise
-        await self._in_thread(partial.resume)
+        partial: Partial = await self._in_thread(self._adopt, growing.digest, lock_fd)
+        if self._stopping or partial.committed < growing.watermark:
+            await self._in_thread(partial.close)
+            raise FillFailed("regcachd is stopping" if self._stopping else "the partial has lost bytes")
         self._begin(growing, partial, entry.sources, entry.settings).go_on()
 
+    def _adopt(self, digest: Digest, lock_fd: int) -> Partial:
+        """In a thread: the partial that the lock is for, ready to be gone on with. Raises OSError."""
+        try:
+            partial = Partial(self._store.partial_path(digest), digest, lock_fd)
+        except OSError:
+            unlock(lock_fd)
+            os.close(lock_fd)
+            raise
+        try:
+            partial.resume()
+        except OSError:
+            partial.close()
+            raise
+        return partial
+
     def _lost(self, failure: Failure, entry: _Entry) -> None:
-        if not failure.check(OSError, UpstreamFailed):
-            log.failure("taking over a fill failed", failure)
-        entry.growing.failed(FillFailed(f"the fill could not be taken over: {failure.getErrorMessage()}"))
+        why = failure.getErrorMessage()
+        if failure.check(OSError):
+            entry.growing.failed(StoreFailed(f"the store failed: {why}"))
+        else:
+            if not failure.check(FillFailed):
+                log.failure("taking over a fill failed", failure)
+            entry.growing.failed(FillFailed(f"the fill could not be taken over: {why}"))
         self._forget(entry)
 
     # -- ends
@@ -248,18 +291,27 @@ class Fills:
     def _forget(self, entry: _Entry) -> None:
         if self._entries.get(entry.growing.digest) is entry:
             del self._entries[entry.growing.digest]
-        os.close(entry.growing.fd)
+        entry.growing.close()
 
     async def stop(self) -> None:
-        """Stop all of them, leaving their partials."""
+        """Stop all of them, leaving their partials. No more can be opened."""
+        self._stopping = True
         for entry in list(self._entries.values()):
             if isinstance(entry.driver, Fill):
                 entry.driver.stop("regcachd is stopping")
             else:
                 entry.driver.stop()
+        await gatherResults(list(self._going_on))
         for entry in list(self._entries.values()):
             await _after(entry)
         self._watches.stop()
+
+
+def _let_go(partial: Partial, discard: bool = False) -> None:
+    """In a thread: close a partial, and remove it if there is nothing in it. Raises OSError."""
+    with closing(partial):
+        if discard or partial.is_empty:
+            partial.discard()
 
 
 def _after(entry: _Entry) -> "Deferred[None]":

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.inotify import IN_CLOSE_WRITE, IN_DELETE_SELF, IN_MODIFY, IN_MOVE_SELF, INotify
+from twisted.internet.defer import Deferred
+from twisted.internet.inotify import IN_CLOSE_WRITE, IN_MODIFY, IN_MOVE_SELF, INotify
 from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -23,8 +24,8 @@ from twisted.python._inotify import INotifyError
 from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
 
-from .growing import FillFailed, Growing
-from .partial import Phase, State, is_at, state_path, try_lock
+from .growing import FillFailed, Growing, StoreFailed
+from .partial import Phase, State, is_at, state_path, try_lock, unlock
 from .reference import Digest
 
 log = Logger()
@@ -82,29 +83,33 @@ class Follower:
     """Called when it is over: the growing blob has come to its end."""
     _orphaned: "Callable[[Follower, int], None]"
     """Called, instead, with a descriptor that holds the lock, when this process has to go on with the fill."""
+    news: "Deferred[None]" = field(factory=Deferred, init=False)
+    """Fires when anything is known of the fill; until then upstream may still say no to the filler."""
     _check: Any = field(default=None, init=False)
     _is_over: bool = field(default=False, init=False)
 
     @classmethod
     def open(cls, path: Path, digest: Digest, **parts: Any) -> "Follower | None":
         """Follow the fill of the partial at `path`; None when that has gone. Raises OSError."""
+        opened: list[int] = []
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            for each in (path, state_path(path)):
+                opened.append(os.open(each, os.O_RDONLY | os.O_CLOEXEC))
+            if is_at(opened[0], path):  # else the state may be that of the next fill
+                return cls(Growing(digest, opened[0]), path, opened[1], **parts)
         except FileNotFoundError:
-            return None
-        try:
-            state_fd = os.open(state_path(path), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            os.close(fd)
-            return None
-        return cls(Growing(digest, fd), path, state_fd, **parts)
+            pass
+        except OSError:
+            _close_all(opened)
+            raise
+        _close_all(opened)
+        return None
 
     def begin(self) -> None:
         """Begin to watch."""
         heard = self._watches.watch(state_path(self._path), IN_MODIFY, self.look)
-        heard &= self._watches.watch(
-            self._path, IN_CLOSE_WRITE | IN_MOVE_SELF | IN_DELETE_SELF, self.look_closely
-        )
+        # not IN_DELETE_SELF: Twisted's INotify would close itself; a file that is deleted is closed, too
+        heard &= self._watches.watch(self._path, IN_CLOSE_WRITE | IN_MOVE_SELF, self.look_closely)
         self._check = LoopingCall(self.look_closely)
         self._check.clock = self._clock
         self._check.start(CHECK if heard else POLL, now=True)
@@ -121,34 +126,44 @@ class Follower:
         self.growing.total = state.total
         if state.committed > self.growing.watermark:
             self.growing.grown(state.committed)
-        if state.phase is Phase.VERIFIED:
-            self._end(None)
+        if state.phase is Phase.VERIFIED and not self.growing.is_verified:
+            self.growing.verified()  # it is followed on until it is stored, too
         elif state.phase is Phase.GIVEN_UP:
             self._end(FillFailed(f"the fill of {self.growing.digest} was given up; the log says why"))
+        elif state.phase is Phase.STORE_FAILED:
+            self._end(StoreFailed("the store failed; the log says how"))
+        if self.growing.has_begun:
+            self._tell()
 
     def look_closely(self) -> None:
         """Perhaps the filler is gone."""
         self.look()
         if self._is_over or not try_lock(self.growing.fd):
             return
+        lock_fd = os.dup(self.growing.fd)
         self.look()  # what it said last, before it let go
-        if self._is_over:
-            return
-        if is_at(self.growing.fd, self._path):
+        if not self._is_over and is_at(lock_fd, self._path):
             self._is_over = True
             self._leave()
-            self._orphaned(self, os.dup(self.growing.fd))
-        else:
+            self._orphaned(self, lock_fd)
+            self._tell()
+            return
+        unlock(lock_fd)
+        os.close(lock_fd)
+        if not self._is_over:
             self._end(FillFailed(f"the fill of {self.growing.digest} was removed"))
 
-    def _end(self, error: FillFailed | None) -> None:
+    def _end(self, error: FillFailed) -> None:
+        """It is over; the error counts unless the digest is known to be right."""
         self._is_over = True
         self._leave()
-        if error is None:
-            self.growing.verified()
-        else:
-            self.growing.failed(error)
+        self.growing.failed(error)
         self._ended(self)
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self.news.called:
+            self.news.callback(None)
 
     def _leave(self) -> None:
         self._watches.forget(self._path)
@@ -161,3 +176,8 @@ class Follower:
         """Follow no longer."""
         if not self._is_over:
             self._end(FillFailed("regcachd is stopping"))
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

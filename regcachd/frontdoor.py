@@ -26,7 +26,7 @@ from .farewell import take_leave
 from .guard import Forbidden, Rule, never_ours
 from .intercept import Intercept, Refuse, admitted, decide
 from .pki import PkiError
-from .transport import HandshakeFailed
+from .transport import HandshakeFailed, name_of
 from .tunnel import Splice, TunnelFailed, open_tunnel
 from .web import Channel, WebFactory
 
@@ -56,7 +56,15 @@ class FirstHead(Protocol):
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self._door.arrived(self.transport)
-        self.transport.read_head(self)
+        host = getattr(
+            self.transport.getPeer(), "host", None
+        )  # None: a Unix socket, whose file's mode admits
+        if host is not None and not admitted(host, self._door.config.clients):
+            self.refuse(
+                403, f"clients at {host} are not admitted; the administrator can add them to `clients`"
+            )
+        else:
+            self.transport.read_head(self)
 
     def take_head(self, data: bytes) -> int:
         self.reading = True
@@ -78,15 +86,7 @@ class FirstHead(Protocol):
 
     def _dispatch(self, head: Head) -> None:
         door = self._door
-        host = getattr(
-            self.transport.getPeer(), "host", None
-        )  # None: a Unix socket, whose file's mode admits
-        if host is not None and not admitted(host, door.config.clients):
-            self.refuse(
-                403,
-                f"clients at {host} are not admitted; the administrator of this proxy can add them to `clients`",
-            )
-        elif door.full:
+        if door.full:
             self.refuse(503, "this proxy has as many connections as it may (limits.connections)")
         elif head.method != b"CONNECT":
             self.become(door.web.buildProtocol(self.transport.getPeer()), head.raw)
@@ -124,7 +124,7 @@ class FirstHead(Protocol):
         except HandshakeFailed as error:
             log.info(
                 "no TLS with client {peer} for {host}: {why}",
-                peer=str(peer),
+                peer=name_of(peer),
                 host=authority.host,
                 why=_explained(error),
             )
@@ -170,7 +170,10 @@ class FirstHead(Protocol):
             return
         self.transport.stop_reading_head()
         log.info(
-            "refused {peer}: {status} {why}", peer=str(self.transport.getPeer()), status=status, why=reason
+            "refused {peer}: {status} {why}",
+            peer=name_of(self.transport.getPeer()),
+            status=status,
+            why=reason,
         )
         take_leave(self.transport, self._door.reactor, status, reason.encode() + b"\n")
 
@@ -273,7 +276,7 @@ class FrontDoor(Factory):
             if overdue and half_read:
                 protocol.refuse(408, f"the request was not complete after {limits.head_timeout:g} s")
             elif overdue:
-                log.info("closing a connection of {peer} that stood still", peer=str(transport.getPeer()))
+                log.info("closing a connection of {peer} that stood still", peer=name_of(transport.getPeer()))
                 transport.abortConnection()
 
 

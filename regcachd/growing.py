@@ -47,15 +47,19 @@ class Reader:
         self._blob.look(self)
         return waiting
 
+    def stop_waiting(self) -> None:
+        """The client has gone: a wait under way fails with FillFailed. The descriptor may still be in use."""
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            waiting.errback(Failure(FillFailed("the client has gone")))
+
     def close(self) -> None:
-        """Leave. A wait under way fails with FillFailed."""
+        """Leave, when nothing uses the descriptor any more."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
             self._blob.leave(self)
-        waiting, self.waiting = self.waiting, None
-        if waiting is not None:
-            waiting.errback(Failure(FillFailed("the client has gone")))
+        self.stop_waiting()
 
 
 @define(eq=False)
@@ -123,6 +127,11 @@ class Growing:
         """Has it come to its end, good or bad?"""
         return self.is_verified or self.error is not None
 
+    @property
+    def has_begun(self) -> bool:
+        """Has there been any news of it, good or bad?"""
+        return self.is_over or self.total is not None or self.watermark > 0
+
     def grown(self, watermark: int) -> None:
         """The file has its first `watermark` bytes."""
         self.watermark = watermark
@@ -138,6 +147,11 @@ class Growing:
         if not self.is_over:
             self.error = error
             self._tell()
+
+    def close(self) -> None:
+        """Give the driver's descriptor back. No new readers after this."""
+        os.close(self.fd)
+        self.fd = -1
 
     def _tell(self) -> None:
         for reader in list(self._readers):

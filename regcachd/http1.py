@@ -25,6 +25,9 @@ HEAD_LIMIT = 64 * 1024
 MOST_DISCARDED = 16 * 1024
 """Bytes of an unwanted body that are read so that the connection can be kept: cheaper than a new handshake."""
 
+MOST_BYTES = 2**63 - 1
+"""Bytes a body may be said to have: as many as a file can."""
+
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
@@ -203,6 +206,10 @@ class Http1Connection(Protocol):
         assert answer is not None
         headers = event.headers.raw_items()
         length = next((int(v) for k, v in event.headers if k == b"content-length"), None)
+        if length is not None and length > MOST_BYTES:
+            self._answer = answer
+            self._fail(UpstreamFailed(f"{self._name} announces a body of {length} bytes"))
+            return
         tokens = {t.strip().lower() for k, v in event.headers if k == b"connection" for t in v.split(b",")}
         self._keep = event.http_version >= b"1.1" and b"close" not in tokens
         chunked = any(k == b"transfer-encoding" for k, _ in event.headers)

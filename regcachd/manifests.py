@@ -4,7 +4,7 @@ By digest a manifest is immutable and comes from the store. By tag upstream is a
 Docker Hub does not count as a pull, and the stored manifest is served while the tag still names it.
 """
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.logger import Logger
 
 from .evidence import Credential
@@ -146,14 +146,9 @@ class Manifests:
         if isinstance(target, Tag):
             entry = TagEntry(digest, media_type, registry.shared.now())
             registry.shared.index.set_tag(repository, target, accept, entry)
-        if answer.header(b"docker-content-digest") is None:
-            answer = Answer(
-                answer.status,
-                answer.reason,
-                [*answer.headers, (b"Docker-Content-Digest", str(digest).encode())],
-                answer.body,
-            )
-        return answer
+        named = (b"Docker-Content-Digest", str(digest).encode())  # upstream's may be missing, or wrong
+        headers = [h for h in answer.headers if h[0].lower() != b"docker-content-digest"]
+        return evolve(answer, headers=[*headers, named])
 
     # -- the store
 

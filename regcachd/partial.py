@@ -4,7 +4,7 @@
     <hex>.state    little-endian 64-bit numbers, then one byte per piece; shared by all workers
                      total       bytes of the whole blob, 2**64-1 while unknown
                      committed   bytes from the start that are written and hashed
-                     phase       0 filling, 1 verified, 2 given up
+                     phase       0 filling, 1 verified, 2 given up, 3 given up because the store failed
                    and a 1 for every piece of PIECE bytes that is whole though it lies ahead of `committed`
 
 The file is locked (flock) by the one process that fills it, so that a digest is downloaded once; the lock of a
@@ -19,6 +19,7 @@ ahead by other connections are read back, from the page cache, when the front re
 import errno
 import fcntl
 import os
+import stat
 import struct
 from enum import IntEnum
 from pathlib import Path
@@ -37,6 +38,8 @@ _HEAD = struct.Struct("<QQQ")
 _UNKNOWN = 2**64 - 1
 STATE_SIZE = _HEAD.size + _PIECES
 _READ_BACK = 1024 * 1024
+MODE = 0o640
+"""Permissions while it is written; the store's directories are the owner's alone."""
 
 
 class Phase(IntEnum):
@@ -45,6 +48,7 @@ class Phase(IntEnum):
     FILLING = 0
     VERIFIED = 1
     GIVEN_UP = 2
+    STORE_FAILED = 3
 
 
 class Conflict(RegcachdError):
@@ -66,7 +70,7 @@ class State:
         if len(data) < _HEAD.size:
             return cls(None, 0, Phase.FILLING)
         total, committed, phase = _HEAD.unpack(data)
-        if phase > Phase.GIVEN_UP or (total != _UNKNOWN and committed > total):
+        if phase > max(Phase) or (total != _UNKNOWN and committed > total):
             return cls(None, 0, Phase.FILLING)
         return cls(None if total == _UNKNOWN else total, committed, Phase(phase))
 
@@ -86,6 +90,8 @@ class Partial:
         self._state_fd = _open_state(path)
         try:
             state = State.read(self._state_fd)
+            if not os.fstat(lock_fd).st_mode & stat.S_IWUSR:
+                os.fchmod(lock_fd, MODE)  # a commit was broken off when it had made it read-only
             # opened for writing apart from the lock: that the last writer is gone is what followers hear of
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -99,7 +105,14 @@ class Partial:
         self.there = Extents()
         """What has been written, the front included."""
         self._hasher = digest.hasher()
-        self._found = state.committed
+        try:
+            self._found = min(state.committed, os.fstat(self.fd).st_size)
+            """What an earlier fill had committed: said to be there until we are as far."""
+            self._say(Phase.FILLING)  # an earlier fill may have ended badly; its followers have heard it
+        except OSError:
+            os.close(self._state_fd)
+            os.close(self.fd)
+            raise
 
     @classmethod
     def acquire(cls, path: Path, digest: Digest) -> "Partial | None":
@@ -108,7 +121,7 @@ class Partial:
         What an earlier fill has left is kept; `resume` makes use of it. Raises OSError.
         """
         while True:
-            lock_fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            lock_fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, MODE)
             try:
                 if not try_lock(lock_fd):
                     os.close(lock_fd)
@@ -119,6 +132,11 @@ class Partial:
                 os.close(lock_fd)
                 raise
             os.close(lock_fd)  # it was stored or discarded between our open and our lock
+
+    @property
+    def is_empty(self) -> bool:
+        """Is there nothing that a later fill could go on with?"""
+        return not self.there.stretches and not self._found
 
     # -- the beginning
 
@@ -148,14 +166,6 @@ class Partial:
         if self.total not in (None, total) or self.committed > total:
             raise Conflict(f"upstream says that {self.digest} has {total} bytes; it said {self.total} before")
         self.total = total
-        self._say(Phase.FILLING)
-
-    def restart(self) -> None:
-        """Forget what is there. Raises OSError."""
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self._state_fd, bytes(_PIECES), _HEAD.size)
-        self.total, self.committed, self.there = None, 0, Extents()
-        self._hasher = self.digest.hasher()
         self._say(Phase.FILLING)
 
     # -- bytes
@@ -203,7 +213,7 @@ class Partial:
 
     def _say(self, phase: Phase) -> None:
         total = _UNKNOWN if self.total is None else self.total
-        os.pwrite(self._state_fd, _HEAD.pack(total, self.committed, phase), 0)
+        os.pwrite(self._state_fd, _HEAD.pack(total, max(self.committed, self._found), phase), 0)
 
     # -- the end
 
@@ -222,25 +232,25 @@ class Partial:
         os.fchmod(self.fd, 0o440)
         os.fsync(self.fd)
 
-    def give_up(self) -> None:
+    def give_up(self, phase: Phase) -> None:
         """Tell the followers that there will be no more; what is there stays for a later fill. Raises OSError."""
-        self._say(Phase.GIVEN_UP)
+        self._say(phase)
 
     def forget_state(self) -> None:
-        """Remove the state file: the blob is stored."""
+        """Remove the state file, before the partial itself goes: after that its name may be another fill's."""
         state_path(self.path).unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove the files: the bytes are wrong."""
-        self.path.unlink(missing_ok=True)
+        """Remove the files, because the bytes are wrong or nobody needs them."""
         self.forget_state()
+        self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give up the lock and the descriptors; the files stay as they are."""
         if self.fd >= 0:
             # before the descriptor whose closing followers hear of, and said in so many words: readers may
             # hold duplicates of this one
-            fcntl.flock(self.lock_fd, fcntl.LOCK_UN)
+            unlock(self.lock_fd)
             os.close(self.lock_fd)
             os.close(self._state_fd)
             os.close(self.fd)
@@ -256,12 +266,18 @@ def try_lock(fd: int) -> bool:
     return True
 
 
+def unlock(fd: int) -> None:
+    """Let another fill it. To be said: closing is not enough while readers have duplicates of the descriptor."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def _open_state(path: Path) -> int:
-    fd = os.open(state_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fd = os.open(state_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
     try:
         if os.fstat(fd).st_size != STATE_SIZE:
             os.ftruncate(fd, 0)
-            os.pwrite(fd, _HEAD.pack(_UNKNOWN, 0, Phase.FILLING) + bytes(_PIECES), 0)
+            os.ftruncate(fd, STATE_SIZE)
+            os.pwrite(fd, _HEAD.pack(_UNKNOWN, 0, Phase.FILLING), 0)
     except OSError:
         os.close(fd)
         raise

@@ -84,6 +84,9 @@ async def pass_whole(
 
     The response's head has been sent. Raises UpstreamFailed or FillFailed, after which the client must be cut off.
     """
+    if request.gone:
+        response.abandon()
+        return
     passing = _Passing(request, response, digest, hasher, at, sent, total_of(response))
     request.registerProducer(passing, True)
     try:

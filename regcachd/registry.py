@@ -53,7 +53,7 @@ class CachedRegistry:
 
     shared: Shared
     upstream: Upstream
-    _probes: "SingleFlight[tuple[Repository, Digest, Credential], Answer | None]" = field(
+    _probes: "SingleFlight[tuple[Kind, Repository, Digest, Credential], Answer | None]" = field(
         factory=SingleFlight
     )
 
@@ -105,7 +105,7 @@ class CachedRegistry:
             return None
         headers = asking(request)
         return await self._probes.run(
-            (repository, digest, credential),
+            (kind, repository, digest, credential),
             lambda: self._probe(kind, repository, digest, credential, headers),
         )
 

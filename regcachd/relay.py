@@ -162,6 +162,9 @@ async def stream(request: Request, response: Response, added: Iterable[tuple[byt
 
 async def pour(request: Request, response: Response) -> None:
     """Send the body only. Raises UpstreamFailed."""
+    if request.gone:
+        response.abandon()
+        return
     taker = _Stream(request, response)
     request.registerProducer(taker, True)
     try:

@@ -57,6 +57,13 @@ class CAFiles:
 
 
 @frozen
+class TLSConfig:
+    """How TLS with clients is done. `kernel`: may the kernel encrypt, where it can?"""
+
+    kernel: str = key("auto", one_of("auto", "off"))
+
+
+@frozen
 class Tunnel:
     """Where a CONNECT that is not for a registry may go.
 
@@ -168,6 +175,7 @@ class Config:
     clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
     store: StoreConfig = StoreConfig()
     ca: CAFiles | None = None
+    tls: TLSConfig = TLSConfig()
     tunnel: Tunnel = Tunnel()
     limits: Limits = Limits()
     defaults: RegistryDefaults = RegistryDefaults()
@@ -190,6 +198,7 @@ SCHEMA: Mapping[str, type] = MappingProxyType(
         "": Config,
         "store": StoreConfig,
         "ca": CAFiles,
+        "tls": TLSConfig,
         "tunnel": Tunnel,
         "limits": Limits,
         "defaults": RegistryDefaults,

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
+from . import kernel_tls
 from .blobs import Openings
 from .config import Config
 from .disk import DiskThreads
@@ -48,6 +49,8 @@ RENEWAL = 24 * 3600.0
 """Seconds between looks at the CA."""
 READERS = 8
 """Threads that read cold blobs: as many requests as a disk sorts well."""
+KERNEL_TLS = Path("/proc/net/tls_stat")
+"""Is there where the kernel's module is loaded."""
 WRITERS = 4
 """Threads that hash and write fills: enough to keep two cores hashing while others wait for the disk."""
 
@@ -128,7 +131,14 @@ class RegcacheService(Service):
             for name, upstream in self._upstreams.items()
         }
         self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble)
-        self._contexts = LeafContexts(self.ca, utc_now, self._names_beside, ticket_secret=secrets.tickets)
+        self._contexts = LeafContexts(
+            self.ca,
+            utc_now,
+            self._names_beside,
+            ticket_secret=secrets.tickets,
+            # where the module is not loaded, asking for it would only cost every handshake a little
+            kernel=config.tls.kernel == "auto" and KERNEL_TLS.exists(),
+        )
         web = WebFactory(reactor, self._respond, config.limits.head_size)
         self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule)
         self._chores = {
@@ -162,6 +172,7 @@ class RegcacheService(Service):
         return frozenset(names)
 
     def _blob_stored(self, blob: Growing) -> None:
+        self._trouble.over()
         self._index.add(blob.digest, blob.watermark, None, self._now())
         log.info("stored {digest}, {size} bytes", digest=str(blob.digest), size=blob.watermark)
         self.eviction.wake()
@@ -199,6 +210,14 @@ class RegcacheService(Service):
             chore.start(interval, now=False)
         if self._inheritance is None:
             greet(self.config, self.ca, self.ports, workers=1)
+        if self._inheritance is None or self._inheritance.number == 1:  # what one finds holds for all
+            self._report_kernel_tls()
+
+    def _report_kernel_tls(self) -> None:
+        host = next((authority.host for authority in self.config.authorities), None)
+        wanted = self.config.tls.kernel
+        is_working = wanted != "off" and host is not None and kernel_tls.works(self._contexts.for_host(host))
+        log.info("{report}", report=kernel_tls.report(wanted, KERNEL_TLS.exists(), is_working))
 
     # -- the end
 

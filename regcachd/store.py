@@ -109,9 +109,9 @@ class Store:
         if not target.parent.is_dir():
             target.parent.mkdir(mode=0o700, exist_ok=True)
             _sync_directory(target.parent.parent)
+        partial.forget_state()
         os.rename(partial.path, target)
         _sync_directory(target.parent)
-        partial.forget_state()
 
     def remove(self, digest: Digest) -> None:
         """Unlink a blob; whoever is reading it keeps its bytes. Raises OSError."""

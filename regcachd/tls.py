@@ -24,6 +24,7 @@ from attrs import frozen
 from OpenSSL import SSL
 from twisted.logger import Logger
 
+from regcachd import kernel_tls
 from regcachd._compat import TICKET_KEYS, set_ticket_keys, set_tls13_ciphersuites, write_whole
 from regcachd.pki import CA, Leaf, PkiError
 
@@ -62,10 +63,12 @@ class LeafContexts:
         names_beside: Callable[[str], frozenset[str]],
         capacity: int = 1024,
         ticket_secret: bytes | None = None,
+        kernel: bool = True,
     ) -> None:
         """names_beside gives, for a host in lowercase, the lowercase names of the same registry.
 
-        Two of these with one ticket_secret, 32 random bytes, resume each other's sessions.
+        Two of these with one ticket_secret, 32 random bytes, resume each other's sessions. With `kernel`, the
+        kernel takes over what it can (`kernel_tls`).
         """
         self.ca = ca
         """May be replaced by a renewed one at any time: later leaves come from it."""
@@ -73,6 +76,7 @@ class LeafContexts:
         self._names_beside = names_beside
         self._capacity = capacity
         self._ticket_secret = ticket_secret
+        self._kernel = kernel
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         # Without a certificate OpenSSL itself ends the handshake with an alert. It has a callback of its own
         # because OpenSSL asks again after a HelloRetryRequest, and would then ask the context we came from.
@@ -104,6 +108,8 @@ class LeafContexts:
         context = _server_context(leaf, lambda connection: self._choose(host, connection))
         if self._ticket_secret is not None:
             set_ticket_keys(context, _ticket_keys(self._ticket_secret, host))
+        if self._kernel:
+            kernel_tls.allow(context)
         return _Entry(context, leaf.not_after)
 
     def _choose(self, host: str, connection: SSL.Connection) -> None:

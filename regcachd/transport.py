@@ -3,7 +3,7 @@
 How a cached layer reaches a client:
 
     page cache --preadv--> one reused buffer --SSL_write--> socket          (TLS)
-    page cache ----------------sendfile-------------------> socket          (plain HTTP)
+    page cache ----------------sendfile-------------------> socket          (plain HTTP, and TLS by the kernel)
 
 Stock Twisted TLS moves every byte through a memory BIO and two buffers; here OpenSSL is bound to the
 file descriptor, and the buffer is one per process, because each use of it ends before the next begins.
@@ -16,7 +16,8 @@ Rules that hold this file together:
 3. A blocked TLS connection keeps nothing: what the client has not taken is read again from the page cache when
    it takes more. OpenSSL demands that a write it could not finish is repeated with the same bytes, no
    fewer (SSL_write(3), SSL_ERROR_WANT_WRITE): `again` says how many. It need not be the same address, because every
-   context used here has SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER (`tls.MODE`).
+   context used here has SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER (`tls.MODE`). Where the kernel encrypts (`kernel_tls`)
+   nothing of this holds: the socket is written to as in plain.
 4. The head of a CONNECT is taken from the kernel to its last byte and no further (MSG_PEEK), so a
    ClientHello sent in the same segment is still there for OpenSSL, and tunnelled bytes for the splice.
 
@@ -38,8 +39,10 @@ from twisted.internet import main, tcp, unix
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from . import kernel_tls
 from .errors import RegcachdError
 
 CHUNK = 128 * 1024
@@ -86,6 +89,9 @@ def _reason(error: SSL.Error) -> str:
 class TLSSocket:
     """What `tcp.Connection` calls a socket, with OpenSSL bound to the file descriptor."""
 
+    kernel_encrypts = False
+    """Does the kernel, once the handshake is done, make the records of what is sent?"""
+
     def __init__(self, raw: socket.socket, context: SSL.Context, server_name: str | None) -> None:
         self._raw = raw
         self.tls = SSL.Connection(context, raw)
@@ -112,26 +118,39 @@ class TLSSocket:
             raise HandshakeFailed("the peer closed the connection during the handshake") from error
         except SSL.Error as error:
             raise HandshakeFailed(_reason(error)) from error
+        self.kernel_encrypts = kernel_tls.has_taken(self._raw)
 
     def recv(self, size: int) -> bytes:
-        """Decrypted bytes of at most one record; b"" when the peer has closed, whether it said so or not.
+        """Decrypted bytes of at most one record; b"" when the peer has said that there will be no more.
 
+        A connection that ends without close_notify is lost, whatever TCP says: what it carried may be cut short (RFC
+        9112 section 9.8).
         `size` is larger than a record everywhere, so nothing decrypted is ever left behind in OpenSSL
         where the reactor could not see it.
         """
+        data: bytes | None = None
         try:
-            return self.tls.recv(size)
+            data = self.tls.recv(size)
         except (SSL.WantReadError, SSL.WantWriteError):
-            raise BlockingIOError(errno.EWOULDBLOCK, "TLS wants more") from None
-        except (SSL.ZeroReturnError, SSL.SysCallError):
+            pass
+        except SSL.ZeroReturnError:
             return b""
+        except SSL.SysCallError as error:
+            raise OSError(errno.ECONNRESET, _reason(error)) from None
         except SSL.Error as error:
             raise OSError(errno.EPROTO, _reason(error)) from None
+        if self.kernel_encrypts and kernel_tls.key_update_seen(self.tls):
+            raise OSError(errno.EPROTO, "the client wants new keys, which the kernel cannot change")
+        if data is None:
+            raise BlockingIOError(errno.EWOULDBLOCK, "TLS wants more")
+        return data
 
     def send(self, data: bytes | memoryview) -> int:
         """Send `data`, or its beginning; raises BlockingIOError when the socket is full (rule 3)."""
         if not data:
             return 0  # as a socket does; SSL_write(3) leaves an empty write undefined
+        if self.kernel_encrypts:
+            return self._raw.send(data)
         try:
             return self.tls.send(data)
         except (SSL.WantReadError, SSL.WantWriteError):
@@ -239,6 +258,11 @@ class DirectMixin:
         """The TLS connection, once `start_tls` has switched."""
         return self.socket.tls if isinstance(self.socket, TLSSocket) else None
 
+    @property
+    def _encrypts(self: Any) -> bool:
+        """Is it this process that makes the TLS records?"""
+        return isinstance(self.socket, TLSSocket) and not self.socket.kernel_encrypts
+
     def start_tls(self: Any, context: SSL.Context, server_name: str | None = None) -> "Deferred[None]":
         """Switch to TLS once everything written so far has left in plain.
 
@@ -343,7 +367,7 @@ class DirectMixin:
     def _send_some(self: Any) -> Any:
         job = self._file
         try:
-            more = self._sendfile(job) if self.tls is None else self._encrypt(job)
+            more = self._encrypt(job) if self._encrypts else self._sendfile(job)
         except FileUnreadable as error:
             self._file_done(Failure(error))
             return None
@@ -407,7 +431,7 @@ class DirectMixin:
         return True
 
     def _sendfile(self: Any, job: _FileSend) -> bool:
-        """Send up to a turn in plain; False when the next bytes must come from the disk.
+        """Send up to a turn as it is; False when the next bytes must come from the disk.
 
         sendfile(2) would sleep on the disk, so it runs only over a stretch whose two ends are in the page
         cache (read-ahead fills what lies between) or which a thread has just read.
@@ -498,3 +522,17 @@ def use_direct_transport(port: Any, in_thread: InThread) -> None:
         return server
 
     port.transport = transport
+
+
+class QuietFactory(Factory):
+    """Makes one protocol, and says nothing of it in the log."""
+
+    noisy = False
+
+
+def name_of(peer: Any) -> str:
+    """A peer's address as an operator writes it."""
+    host = getattr(peer, "host", None)
+    if host is None:
+        return "a Unix socket"
+    return f"[{host}]:{peer.port}" if ":" in host else f"{host}:{peer.port}"

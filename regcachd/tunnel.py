@@ -9,13 +9,14 @@ from typing import Any
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .connect import Authority
 from .errors import RegcachdError
 from .guard import Forbidden, GuardedReactor, Rule
+from .transport import QuietFactory
 
 
 class TunnelFailed(RegcachdError):
@@ -71,7 +72,7 @@ async def open_tunnel(reactor: Any, authority: Authority, timeout: float, rule: 
     guarded = GuardedReactor(reactor, rule)
     endpoint = HostnameEndpoint(guarded, authority.host, authority.port, timeout=timeout)
     try:
-        far = await endpoint.connect(Factory.forProtocol(_Waiting))
+        far = await endpoint.connect(QuietFactory.forProtocol(_Waiting))
     except (ConnectError, DNSLookupError, ValueError) as error:  # ValueError: no name that IDNA allows
         if guarded.reasons and isinstance(error, DNSLookupError):  # no address was left
             raise Forbidden(guarded.reasons[0]) from error

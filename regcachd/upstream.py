@@ -23,13 +23,12 @@ from twisted.internet.error import (
     DNSLookupError,
 )
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.protocol import Factory
 
 from .config import Limits, Registry
 from .guard import GuardedReactor, anywhere, never_ours
 from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
 from .tls import MODE
-from .transport import HandshakeFailed
+from .transport import HandshakeFailed, QuietFactory
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
@@ -216,7 +215,7 @@ class Upstream:
         endpoint = HostnameEndpoint(guarded, netloc.host, netloc.port, timeout=self._limits.connect_timeout)
         if self._closed:
             raise UpstreamFailed(_STOPPING, status=503)
-        connecting = endpoint.connect(Factory.forProtocol(lambda: connection))
+        connecting = endpoint.connect(QuietFactory.forProtocol(lambda: connection))
         self._connecting.add(connecting)
         try:
             await connecting

@@ -20,6 +20,7 @@ from zope.interface import implementer
 from .errors import RegcachdError
 from .farewell import PLAIN, take_leave
 from .http1 import UpstreamFailed
+from .transport import name_of
 
 if TYPE_CHECKING:
     from .config import Registry
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 log = Logger()
 
 _JSON = b"application/json"
+_REASONS = {421: b"Misdirected Request"}
+"""Reason phrases that Twisted does not know."""
 
 MOST_BODY = 1024 * 1024
 """Bytes of a request body: token requests are the largest that pass."""
@@ -112,18 +115,17 @@ class Request(http.Request):
 
     def header(self, name: str) -> str | None:
         """All values of a header in one line (RFC 9110 section 5.3), or None."""
-        values = self.requestHeaders.getRawHeaders(name)
-        return None if values is None else ", ".join(values)
+        return ", ".join(self.lines(name)) if self.requestHeaders.hasHeader(name) else None
 
     def lines(self, name: str) -> list[str]:
-        """The lines of a header, as they came."""
-        return list(self.requestHeaders.getRawHeaders(name, []))
+        """The lines of a header, as they came: any bytes at all, which only Latin-1 can always read."""
+        return [line.decode("latin-1") for line in self.requestHeaders.getRawHeaders(name.encode(), [])]
 
     # -- what goes
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> None:
         """Send the head. With `length` None the body is chunked, or ends with the connection for HTTP/1.0."""
-        self.setResponseCode(status)
+        self.setResponseCode(status, _REASONS.get(status))
         add = self.responseHeaders.addRawHeader
         for name, value in headers:
             add(name, value)
@@ -216,7 +218,7 @@ class Channel(http.HTTPChannel):
         self._refused = True
         self.lineReceived = self.rawDataReceived = _ignore  # type: ignore[method-assign]
         self.transport.unregisterProducer()
-        peer = str(self.transport.getPeer())
+        peer = name_of(self.transport.getPeer())
         log.info("refused {peer}: {status} {why}", peer=peer, status=status, why=message)
         body, kind = message.encode() + b"\n", PLAIN
         if self.registry is not None:

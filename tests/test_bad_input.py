@@ -453,3 +453,30 @@ async def test_upstream_that_is_down(start: Start) -> None:
     client.close()
     await scene.world.registry.start()
     await scene.still_serves()
+
+
+@pytest.mark.parametrize("name", ["Authorization", "If-None-Match", "If-Range", "Range", "Accept", "Host"])
+async def test_headers_that_are_no_text(tmp_path: Path, name: str) -> None:
+    """Header values may be any bytes (RFC 9110 section 5.5): such a request gets an answer, and no traceback."""
+    registry = FakeRegistry(reactor)
+    image = registry.add_image("team/app", "1", [b"layer"])
+    world = await World(tmp_path, registry).start()
+    try:
+        for path, status in (
+            (f"/v2/team/app/blobs/{image.layers[0]}", 200),
+            ("/v2/team/app/manifests/1", 404 if name == "Accept" else 200),
+        ) * 2:
+            expected = 421 if name == "Host" else status
+            connection = world.client().connection()
+
+            def ask(connection: Any = connection, path: str = path) -> int:
+                connection.putrequest("GET", path, skip_host=name == "Host")
+                connection.putheader(name, b"\xff\xfe")
+                connection.endheaders()
+                response = connection.getresponse()
+                response.read()
+                return int(response.status)
+
+            assert await deferToThread(ask) == expected
+    finally:
+        await world.stop()

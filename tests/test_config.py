@@ -19,6 +19,7 @@ from regcachd.config import (
     Registry,
     Size,
     StoreConfig,
+    TLSConfig,
     Tunnel,
     parse_config,
     with_overrides,
@@ -52,6 +53,7 @@ def test_without_a_file_the_defaults_and_the_known_registries_hold() -> None:
     assert ip_network("10.0.0.0/8") in config.clients
     assert config.store == StoreConfig(path="/var/cache/regcachd", max_size=Size(fraction=0.8))
     assert config.ca is None
+    assert config.tls == TLSConfig(kernel="auto")
     assert config.tunnel == Tunnel(policy="allow", hosts=(), ports=frozenset({443}))
     assert config.limits == Limits(
         head_size=16384,
@@ -68,6 +70,11 @@ def test_without_a_file_the_defaults_and_the_known_registries_hold() -> None:
     assert list(config.registries) == list(KNOWN)
 
 
+def test_kernel_tls_can_be_turned_off() -> None:
+    assert read('[tls]\nkernel = "off"').tls == TLSConfig(kernel="off")
+    assert read('[tls]\nkernel = "off"', '[tls]\nkernel = "auto"').tls == TLSConfig()
+
+
 def test_a_known_registry_needs_no_more_than_its_name() -> None:
     assert dict(read('[registries."docker.io"]').registries) == {
         "docker.io": Registry(
@@ -80,6 +87,9 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             insecure=False,
             timeout=60.0,
             access_ttl=300.0,
+            connections=4,
+            retries=8,
+            retry_delay=15.0,
             blob_probe="head",
         )
     }
@@ -117,6 +127,9 @@ def test_every_key_is_read() -> None:
         hosts = ["registry.site.example", "old.site.example:5000"]
         insecure = true
         access_ttl = 0
+        connections = 1
+        retries = 3
+        retry_delay = "2.5s"
         """,
     )
     assert config.listen == ("tcp:3128:interface=10.0.0.1", "dual:0")
@@ -143,6 +156,9 @@ def test_every_key_is_read() -> None:
         insecure=True,
         timeout=90.0,
         access_ttl=0.0,
+        connections=1,
+        retries=3,
+        retry_delay=2.5,
         blob_probe="head",
     )
 
@@ -219,6 +235,8 @@ def test_the_certificate_and_the_key_may_come_from_two_files() -> None:
         ('[store]\nmax_size = "lots"', 'store.max_size = "lots": expected bytes as a number'),
         ("[store]\nmax_size = 0", "more than nothing"),
         ('[tunnel]\npolicy = "Allow"', "expected allow, deny or list, in quotes"),
+        ('[tls]\nkernel = "on"', 'tls.kernel = "on": expected auto or off, in quotes'),
+        ("[tls]\nkernel = true", "tls.kernel = true: expected auto or off, in quotes"),
         ("[tunnel]\npolicy = []", "tunnel.policy = []: expected allow, deny or list"),
         ('[tunnel]\nhosts = ["a:443"]', "expected a host without a port"),
         ('[tunnel]\nhosts = ["*"]', 'or "*.example.com" for every host below'),

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from regcachd.partial import Partial
 from regcachd.reference import Digest
 from regcachd.store import Store, StoreUnusable
 
@@ -25,12 +26,20 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+def acquire(store: Store, digest: Digest) -> Partial:
+    """A partial that nobody else has."""
+    partial = store.acquire(digest)
+    assert partial is not None
+    return partial
+
+
 def fill(store: Store, data: bytes, digest: Digest) -> None:
     """What a fill does, without the download."""
-    partial = store.start(digest, len(data))
+    partial = acquire(store, digest)
     try:
-        partial.append([data[:7], data[7:]])
-        assert partial.verified()
+        partial.write(0, data[:7])
+        partial.write(7, data[7:])
+        assert partial.is_right()
         store.commit(partial)
     finally:
         partial.close()
@@ -59,8 +68,8 @@ def test_a_blob_lies_under_the_first_two_digits_of_its_digest(store: Store, algo
 
 
 def test_a_fill_is_seen_under_partial_until_it_is_committed(store: Store) -> None:
-    partial = store.start(DIGEST, len(DATA))
-    partial.append([DATA])
+    partial = acquire(store, DIGEST)
+    partial.write(0, DATA)
     directory = store.path / "partial/sha256"
     assert {each.name for each in directory.iterdir()} == {DIGEST.hex, f"{DIGEST.hex}.state"}
     assert store.open(DIGEST) is None
@@ -120,8 +129,8 @@ def test_the_file_is_durable_before_its_name_and_the_name_before_it_counts(
 def test_a_commit_that_fails_raises_and_nothing_is_stored(
     store: Store, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    partial = store.start(DIGEST, len(DATA))
-    partial.append([DATA])
+    partial = acquire(store, DIGEST)
+    partial.write(0, DATA)
 
     def fail(*_: Any) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -152,14 +161,14 @@ def test_even_an_empty_blob_can_be_put(store: Store) -> None:
 
 
 def test_one_digest_is_filled_once_at_a_time(store: Store) -> None:
-    partial = store.start(DIGEST, len(DATA))
-    with pytest.raises(BlockingIOError):
-        store.start(DIGEST, len(DATA))
-    with pytest.raises(BlockingIOError):
-        store.put(DIGEST, DATA)
-    store.start(Digest.of(b"other"), 5).close()
+    partial = acquire(store, DIGEST)
+    assert store.acquire(DIGEST) is None
+    store.put(DIGEST, DATA)
+    assert not store.has(DIGEST)
+    acquire(store, Digest.of(b"other")).close()
     partial.close()
     store.put(DIGEST, DATA)
+    assert store.has(DIGEST)
 
 
 def test_a_reader_keeps_the_bytes_of_a_removed_blob(store: Store) -> None:
@@ -225,7 +234,7 @@ class Life(RuleBasedStateMachine):
         self.data = {Digest.of(bytes([n]) * 50): bytes([n]) * 50 for n in range(3)}
         for digest in self.data:
             self.store.remove(digest)
-        self.partials: dict[Digest, Any] = {}
+        self.partials: dict[Digest, Partial] = {}
         self.stored: set[Digest] = set()
 
     which = st.integers(0, 2)
@@ -237,17 +246,17 @@ class Life(RuleBasedStateMachine):
     def begin(self, number: int) -> None:
         digest = self.digest(number)
         if digest in self.partials:
-            with pytest.raises(BlockingIOError):
-                self.store.start(digest, 50)
+            assert self.store.acquire(digest) is None
         else:
-            self.partials[digest] = self.store.start(digest, 50)
+            self.partials[digest] = acquire(self.store, digest)
+            self.partials[digest].resume()
+            self.partials[digest].expect(50)
 
     @rule(number=which, count=st.integers(0, 60))
     def grow(self, number: int, count: int) -> None:
         if (partial := self.partials.get(self.digest(number))) is not None:
-            piece = self.data[self.digest(number)][partial.size : partial.size + count]
-            if piece:
-                partial.append([piece])
+            piece = self.data[self.digest(number)][partial.committed : partial.committed + count]
+            partial.write(partial.committed, piece)
 
     @rule(number=which)
     def give_up(self, number: int) -> None:
@@ -258,7 +267,8 @@ class Life(RuleBasedStateMachine):
     def end(self, number: int) -> None:
         digest = self.digest(number)
         if (partial := self.partials.pop(digest, None)) is not None:
-            if partial.verified():
+            if partial.is_right():
+                partial.verified()
                 self.store.commit(partial)
                 self.stored.add(digest)
             partial.close()

@@ -697,10 +697,11 @@ async def test_unix_socket(
         await place.stop()
 
 
-async def test_key_update(place: Place, identity: Identity, make_file: Callable[[int], File]) -> None:
+async def test_key_update(place: Place, tmp_path: Path, make_file: Callable[[int], File]) -> None:
     """New keys in mid-connection (RFC 8446 section 4.6.3), asked for by the client, change nothing."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl(1) is not installed")
+    identity = Identity.make(tmp_path, kernel=False)
     file = make_file(300_000)
     accepted: Deferred[Served] = Deferred()
     place._waiting.append(accepted)

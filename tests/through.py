@@ -12,7 +12,8 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from regcachd.growing import Growing
 from regcachd.reference import Digest
@@ -28,7 +29,9 @@ THREADS = 64
 
 
 @asynccontextmanager
-async def running(directory: Path, registry: FakeRegistry | None = None, **settings: Any) -> AsyncIterator[World]:
+async def running(
+    directory: Path, registry: FakeRegistry | None = None, **settings: Any
+) -> AsyncIterator[World]:
     """A world that is stopped at the end, however the test ends."""
     reactor.suggestThreadPoolSize(THREADS)
     world = World(directory, registry or FakeRegistry(reactor), **settings)
@@ -83,7 +86,9 @@ async def together(*replies: "Deferred[Reply]") -> list[Reply]:
 class Download:
     """One exchange in steps, through CONNECT and TLS, on a socket that is read only when the test says so."""
 
-    def __init__(self, world: World, path: str, *lines: str, method: str = "GET", buffer: int | None = None) -> None:
+    def __init__(
+        self, world: World, path: str, *lines: str, method: str = "GET", buffer: int | None = None
+    ) -> None:
         self._world = world
         head = [f"{method} {path} HTTP/1.1", f"Host: {NAME}", "Connection: close", *lines, "", ""]
         self._request = "\r\n".join(head).encode("latin-1")
@@ -107,13 +112,14 @@ class Download:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
         self._socket = trusting(ca).wrap_socket(plain, server_hostname=NAME)
         self._socket.sendall(self._request)
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            piece = self._socket.recv(1)
-            assert piece, head
-            head += piece
-        first, *self.head = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
-        self.status = int(first.split()[1])
+        while self.status < 200:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                piece = self._socket.recv(1)
+                assert piece, head
+                head += piece
+            first, *self.head = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+            self.status = int(first.split()[1])
 
     def header(self, name: str) -> list[str]:
         """The values of a header, one for each line."""
@@ -127,13 +133,13 @@ class Download:
         return data
 
     def _read(self, count: int) -> bytes:
-        data = b""
+        data = bytearray()
         try:
             while len(data) < count and (piece := self._socket.recv(min(65536, count - len(data)))):
                 data += piece
         except (ConnectionError, ssl.SSLError):
             pass
-        return data
+        return bytes(data)
 
     async def rest(self) -> bytes:
         """The whole body, once the connection has ended."""
@@ -177,6 +183,7 @@ def logged(least: LogLevel = LogLevel.warn) -> Iterator[list[str]]:
     """The lines that are logged meanwhile at this level or above; a failure in one of them fails the test anyway."""
     lines: list[str] = []
 
+    @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if event.get("log_level", LogLevel.info) >= least:
             lines.append(formatEvent(event))

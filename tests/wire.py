@@ -41,10 +41,10 @@ class Identity:
     server: SSL.Context
 
     @classmethod
-    def make(cls, directory: Path) -> "Identity":
-        """With a certificate for `NAME`."""
+    def make(cls, directory: Path, kernel: bool = True) -> "Identity":
+        """With a certificate for `NAME`; without `kernel`, this process encrypts everything itself."""
         ca = open_ca(directory, {NAME}, datetime.now(UTC))
-        contexts = LeafContexts(ca, lambda: datetime.now(UTC), lambda host: frozenset())
+        contexts = LeafContexts(ca, lambda: datetime.now(UTC), lambda host: frozenset(), kernel=kernel)
         return cls(ca, contexts.for_host(NAME))
 
     def client(self, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
