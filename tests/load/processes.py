@@ -18,15 +18,21 @@ class Held:
     """Connections of clients."""
     upstream: int
     """Connections to the registry, idle ones for a minute."""
-    other: int
-    """All other descriptors."""
+    others: tuple[str, ...]
+    """What all other descriptors lead to."""
     memory: float
+
+    @property
+    def other(self) -> int:
+        """How many they are."""
+        return len(self.others)
 
 
 def held(pid: int, store: Path, port: int, upstream: int) -> Held:
     """Look at a process that serves on `port`, asks at the port `upstream`, and keeps its files in `store`."""
     connections = _connections()
-    found = {"store": 0, "clients": 0, "upstream": 0, "other": 0}
+    found = {"store": 0, "clients": 0, "upstream": 0}
+    others = []
     for entry in os.scandir(f"/proc/{pid}/fd"):
         try:
             target = os.readlink(entry.path)
@@ -40,8 +46,8 @@ def held(pid: int, store: Path, port: int, upstream: int) -> Held:
         elif local == port and remote:
             found["clients"] += 1
         else:
-            found["other"] += 1
-    return Held(memory=memory(pid), **found)
+            others.append(target if not remote else f"{target} from port {local} to {remote}")
+    return Held(others=tuple(sorted(others)), memory=memory(pid), **found)
 
 
 def memory(pid: int) -> float:
