@@ -75,6 +75,7 @@ def regcachd(directory: Path, origin: Upstream, profile: Path | None = None) -> 
         "workers = 1\n"
         "[store]\n"
         f"path = {json.dumps(str(directory / 'store'))}\n"
+        'scrub_rate = "off"\n'
         f"[registries.{json.dumps(REGISTRY)}]\n"
         f"upstream = {json.dumps(origin.url)}\n"
         f"ca = {json.dumps(str(origin.authority))}\n"
