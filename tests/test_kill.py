@@ -81,7 +81,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return data
 
     monkeypatch.setattr(Body, "read", counted)
-    yield sizes
+    return sizes
 
 
 @define(eq=False)
