@@ -77,6 +77,7 @@ def regcachd(
         f"workers = {settings.workers}\n"
         "[store]\n"
         f"path = {json.dumps(str(directory / 'store'))}\n"
+        'scrub_rate = "off"\n'
         f"[registries.{json.dumps(REGISTRY)}]\n"
         f"upstream = {json.dumps(origin.url)}\n"
         f"ca = {json.dumps(str(origin.authority))}\n"

@@ -17,12 +17,15 @@ Content    `store` is files under their digests, `index` is SQLite beside them; 
            `partial`, with as many streams as `parallel` likes; its clients, and those of other workers who `follow`
            it, read a `growing` blob; `fills` keeps count. `passing` does without the store when that fails,
            which is `trouble`. `singleflight` makes one of many; `eviction` obeys `lru`.
+Care       `care` is what a daemon does once for its store: it holds the `lock`; `recovery` makes the index, a
+           `database` that may be lost, agree with the files; `scrub` has all blobs `examine`d again; old `leftovers`
+           go. Each is a `chore` along the `shelves`. `admin` answers `cli`, which is regcachctl, at one of `sockets`.
 Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
 Upstream   `upstream` keeps verified connections (`http1`), follows redirects, and goes nowhere `guard` forbids.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
-           With `workers = 1` there is one process and none of that.
-Wiring     `tap` reads options and configuration (`config`, `schema`, `values`, `units`, `known`); `service` makes
-           everything and is the only importer of the edges.
+           It takes `care` of the store. With `workers = 1` there is one process and none of that.
+Wiring     `tap` reads options and configuration (`documents`, `config`, `schema`, `values`, `units`, `known`);
+           `service` makes everything and is, with `workers`, the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
 connect, extents, intercept, lru, parallel, config and what it is made of. The rest are edges. Times are seconds,

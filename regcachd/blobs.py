@@ -257,7 +257,7 @@ class Blobs:
                 if not await self._follow(request, digest, source, file, start, stop):
                     return
         if isinstance(file, OpenBlob):
-            self._registry.shared.index.used(digest, file.size, self._registry.shared.now())
+            self._registry.shared.index.used(digest, self._registry.shared.now())
         if not request.gone:
             request.finish()
 

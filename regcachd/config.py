@@ -139,6 +139,7 @@ def with_overrides(
     store: str | None = None,
     max_size: str | None = None,
     state: str | None = None,
+    admin: str | None = None,
     registries: Iterable[str] = (),
 ) -> Config:
     """`config` with what the command line says; each of `registries`, NAME or NAME=UPSTREAM, is added.
@@ -157,6 +158,8 @@ def with_overrides(
         config = evolve(config, store=evolve(config.store, max_size=size))
     if state is not None:
         config = evolve(config, state=_read(COMMAND_LINE, "--state", text, state))
+    if admin is not None:
+        config = evolve(config, admin=_read(COMMAND_LINE, "--admin", text, admin))
     chosen = dict(config.registries)
     for argument in registries:
         name, equals, url = argument.partition("=")

@@ -1,7 +1,8 @@
 """Eviction: keeps the store within its limits, least recently used first.
 
-Blobs are unlinked in a disk thread in small batches, since unlinking a large file may take a while; the index
-is changed between the batches. Readers of an evicted blob keep their descriptor and get every byte.
+Blobs are unlinked in a disk thread in small batches, since unlinking a large file may take a while. Their rows go
+first: a blob that is fetched again at that moment gets its row after that, and what a crash leaves without a
+row is adopted by recovery.py. Readers of an evicted blob keep their descriptor and get every byte.
 
 Of several workers one evicts at a time: it holds a lock on the store's file evict.lock. The others let it be, since
 it looks at the whole store until nothing is left to do.
@@ -73,27 +74,31 @@ class Eviction:
                 free,
                 self._limits.min_free.resolve(total),
             )
-            digests = choose(self._index.least_recently_used(BATCH), need)
+            sizes = dict(self._index.least_recently_used(BATCH))
+            digests = choose(sizes.items(), need)
             if not digests:
                 return
-            removed = await self._in_thread(self._unlink, digests)
-            self._index.remove(removed)
-            self.evicted += len(removed)
-            log.info("evicted {count} blobs to make room", count=len(removed))
-            if len(removed) < len(digests):
+            known = self._index.remove(digests)
+            left = await self._in_thread(self._unlink, digests)
+            if known:
+                self._index.adopt((digest, sizes[digest], 0.0) for digest in left)
+            else:  # on a full disk there may be room for it now
+                known = self._index.remove(digests[: len(digests) - len(left)])
+            evicted = len(digests) - len(left)
+            self.evicted += evicted
+            log.info("evicted {count} blobs to make room", count=evicted)
+            if left or not known:
                 return
 
     def _unlink(self, digests: list[Digest]) -> list[Digest]:
-        """In a thread: remove the files, and say which are gone."""
-        removed: list[Digest] = []
-        for digest in digests:
+        """In a thread: remove the files, and say which are still there."""
+        for done, digest in enumerate(digests):
             try:
                 self._store.remove(digest)
             except OSError as error:
                 log.error("{digest} cannot be evicted: {why}", digest=str(digest), why=error)
-                break
-            removed.append(digest)
-        return removed
+                return digests[done:]
+        return []
 
     async def stop(self) -> None:
         """Wait for the round under way to end after its batch."""

@@ -6,16 +6,11 @@ too. The hashes are kept in the index, where every worker sees at once what one 
 """
 
 import hashlib
-import sqlite3
 from collections import OrderedDict
 from typing import NewType
 
-from twisted.logger import Logger
-
 from .index import Index
 from .reference import Repository
-
-log = Logger()
 
 Credential = NewType("Credential", bytes)
 """A keyed hash of an Authorization header."""
@@ -61,15 +56,13 @@ class Proofs:
 
     def _write(self, repository: Repository, credential: Credential, accepted: float | None) -> None:
         key = (repository, credential)
-        try:
-            if accepted is None:
-                self._index.remove_proof(repository, credential)
-            else:
-                self._index.set_proof(repository, credential, accepted)
-        except sqlite3.Error as error:
-            log.error("the index failed: {why}", why=error)
-            self._unwritten[key] = accepted
-            if len(self._unwritten) > MOST_UNWRITTEN:
-                self._unwritten.popitem(last=False)
+        if accepted is None:
+            written = self._index.remove_proof(repository, credential)
         else:
+            written = self._index.set_proof(repository, credential, accepted)
+        if written:
             self._unwritten.pop(key, None)
+            return
+        self._unwritten[key] = accepted
+        if len(self._unwritten) > MOST_UNWRITTEN:
+            self._unwritten.popitem(last=False)

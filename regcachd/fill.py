@@ -44,6 +44,9 @@ BATCH_CATCH_UP = 16
 PROGRESS = 64 * 1024
 """Bytes that a try must have brought to count as one that got somewhere."""
 
+_ENDLESS = 2**63
+"""More than a blob has."""
+
 REFUSALS = (401, 403)
 HOPELESS = (404, 410)
 
@@ -89,10 +92,15 @@ class Stream:
     stop: int | None
     """Where another's stretch begins; None for the end of the blob."""
     ended: bool = False
-    _end: int | None = field(init=False)
+    began: int = field(init=False)
+    seen: int = field(default=-1, init=False)
+    """How far it was when the speed was measured last."""
+    final: int | None = field(init=False)
+    """Where the answer ends, if upstream has said."""
 
     def __attrs_post_init__(self) -> None:
-        self._end = None if self.response.length is None else self.at + self.response.length
+        self.began = self.at
+        self.final = None if self.response.length is None else self.at + self.response.length
 
     def body_received(self, data: bytes) -> None:
         if self.ended:
@@ -101,7 +109,7 @@ class Stream:
             data = data[: self.stop - self.at]
         offset, self.at = self.at, self.at + len(data)
         self.fill.received(offset, data)
-        if self.at == self.stop and self.at != self._end:  # else body_done comes, and the connection is kept
+        if self.at == self.stop and self.at != self.final:  # else body_done comes, and the connection is kept
             self.end(None)
 
     def body_done(self) -> None:
@@ -138,7 +146,8 @@ class Fill:
     bytes_received: int = field(default=0, init=False)
     _taken: Extents = field(factory=Extents, init=False)
     _streams: list[Stream] = field(factory=list, init=False)
-    _opening: int = field(default=0, init=False)
+    _asking: list[tuple[int, int | None]] = field(factory=list, init=False)
+    """The stretches for which streams are being opened."""
     _failures: int = field(default=0, init=False)
     _received_at_failure: int = field(default=0, init=False)
     _queue: list[_Run] = field(factory=list, init=False)
@@ -215,52 +224,63 @@ class Fill:
             self.growing.total = stream.at  # upstream had not said; its end says
         # an answer that ends in good order but early is no better: asked at once, it would be asked for ever
         wanted = self.growing.total if stream.stop is None else stream.stop
-        self._next(failed=error is not None or wanted is None or stream.at < wanted)
+        failed = error is not None or wanted is None or stream.at < wanted
+        if failed and self._streams and stream.at == stream.began:
+            self._parallel.stop()
+            self._give_back(stream)
+        self._next(failed)
+
+    def _give_back(self, stream: Stream) -> None:
+        """A stream that has brought nothing had its stretch from another, which may still go on with it."""
+        for other in self._streams:
+            if other.stop == stream.began:
+                _, stop = self._covered().hole(stream.began)
+                ends = [end for end in (stop, other.final) if end is not None]
+                other.stop = min(ends) if ends else None
 
     def _next(self, failed: bool) -> None:
-        """Ask for the next hole, if there is one that nobody is bringing."""
-        hole = self._next_hole()
-        if not failed and self._parallel.wanted > 1:
+        """Ask for what nobody is bringing, at once or after a pause."""
+        if not failed:
             self._fill_up()
-        elif not failed and hole is not None:
-            self._run(self._ask(*hole))
-        if hole is None:
+        if self._next_hole() is None:
             self._write()  # perhaps that was the last
-        elif failed and not self._streams and not self._opening:
+        elif failed and not self._streams and not self._asking:
             if self._taken.size - self._received_at_failure > PROGRESS:
                 self._failures = 0
             self._failures, self._received_at_failure = self._failures + 1, self._taken.size
             if self._failures > self._patience.retries:
                 self._give_up(f"the download broke {self._failures} times in a row")
             else:
-                self._opening += 1
                 delay = self._patience.delay(self._failures, self._chance())
                 self._again = self._clock.callLater(delay, self._ask_again)
 
     def _next_hole(self) -> tuple[int, int | None] | None:
-        total = self.growing.total
-        taken = Extents(list(self._taken.stretches))
-        for stream in self._streams:
-            stop = stream.stop if stream.stop is not None else total
-            if stop is None:
-                return None  # an open end brings everything that is missing
-            if stop > stream.at:
-                taken.add(stream.at, stop)
-        start, stop = taken.hole(0)
-        if total is not None and start >= total:
-            return None
-        return start, stop
+        """The first stretch that is not there and that nobody is bringing."""
+        start, stop = self._covered().hole(0)
+        end = _ENDLESS if self.growing.total is None else self.growing.total
+        return (start, stop) if start < end else None
+
+    def _covered(self) -> Extents:
+        """What is there or being brought."""
+        covered = Extents(list(self._taken.stretches))
+        end = _ENDLESS if self.growing.total is None else self.growing.total
+        for start, stop in (*((each.at, each.stop) for each in self._streams), *self._asking):
+            stop = end if stop is None else stop
+            if start < stop:
+                covered.add(start, stop)
+        return covered
 
     def _ask_again(self) -> None:
         self._again = None
-        self._opening -= 1
-        hole = self._next_hole()
-        if hole is not None and not self._ending:
-            self._run(self._ask(*hole))
+        if not self._ending:
+            self._fill_up()
 
-    async def _ask(self, start: int, stop: int | None) -> None:
-        """Open a stream at a hole, with the latest credential that upstream accepts."""
-        self._opening += 1
+    async def _ask(self, start: int, stop: int | None, sharing: Stream | None = None) -> None:
+        """Open a stream for a stretch, with the latest credential that upstream accepts.
+
+        `sharing` has the stretch so far, and keeps it until upstream has said yes.
+        """
+        self._asking.append((start, stop))
         response = None
         try:
             for source in reversed(list(self._sources)):
@@ -274,7 +294,7 @@ class Fill:
             )
             response = None
         finally:
-            self._opening -= 1
+            self._asking.remove((start, stop))
         if self._ending:
             if response is not None:
                 response.abandon()
@@ -291,6 +311,12 @@ class Fill:
                 self._next(failed=True)
             return
         assert begins is not None
+        if self._taken.reach(start) > start:  # brought by the stream that was to share it
+            response.abandon()
+            self._next(failed=False)
+            return
+        if sharing is not None and (sharing.stop is None or sharing.stop > start):
+            sharing.stop = start
         self._flow(response, begins, stop)
 
     def _refused(self, response: Response | None, extra: bool) -> None:
@@ -321,35 +347,40 @@ class Fill:
     def _consider(self) -> None:
         self._look = None
         self._parallel.measure(self.bytes_received, self._clock.seconds(), len(self._streams))
+        by_progress = sorted(self._streams, key=lambda stream: stream.at - stream.seen)
+        silent = [stream for stream in by_progress if stream.at == stream.seen]
+        too_many = len(by_progress) - self._parallel.wanted
+        if len(silent) == len(by_progress):
+            silent = []  # the disk is slow, or upstream is
+        for stream in by_progress[: max(too_many, len(silent))]:
+            stream.end(None)
+        for stream in self._streams:
+            stream.seen = stream.at
         self._fill_up()
         self._watch_speed()
 
     def _fill_up(self) -> None:
         """Have as many streams as are wanted, while there is something to bring."""
-        while len(self._streams) + self._opening < self._parallel.wanted:
-            opening = self._opening
+        while len(self._streams) + len(self._asking) < self._parallel.wanted:
+            asking = len(self._asking)
             self._add_stream()
-            if self._opening == opening:
+            if len(self._asking) == asking:
                 return  # nothing left to share out, or upstream has answered already
 
     def _add_stream(self) -> None:
-        """Give a new stream a span of its own: a hole, or a part of the longest stretch that is under way."""
-        total = self.growing.total
-        if total is None:
-            return
-        hole = self._next_hole()
-        if hole is None:
-            if not self._streams:
-                return
+        """Give a new stream a stretch of its own: a hole, or a part of the longest one that is under way."""
+        total, hole = self.growing.total, self._next_hole()
+        if hole is not None:
+            start, stop = hole
+            if self._parallel.wanted > 1 and total is not None:
+                stop = min(start + SPAN, total if stop is None else stop)
+            self._run(self._ask(start, stop))
+        elif total is not None and self._streams:
             longest = max(self._streams, key=lambda s: (total if s.stop is None else s.stop) - s.at)
             stop = total if longest.stop is None else longest.stop
             start = -(-(longest.at + min(SPAN, (stop - longest.at) // 2)) // PIECE) * PIECE
-            if stop - start < PIECE:
-                return
-            longest.stop = start
-            hole = (start, stop)
-        start, end = hole
-        self._run(self._ask(start, min(start + SPAN, total if end is None else end)))
+            if stop - start >= PIECE:
+                self._run(self._ask(start, min(start + SPAN, stop), longest))
 
     # -- the disk
 
@@ -362,7 +393,7 @@ class Fill:
             batch, self._queue = self._queue, []
             self._writing = True
             self._in_thread(self._write_batch, batch).addCallbacks(self._written, self._disk_failed)
-        elif self._next_hole() is None and not self._streams and not self._opening:
+        elif self.growing.total is not None and self._taken.reach(0) >= self.growing.total:
             self._writing = True
             self._in_thread(self._finish).addCallbacks(self._verified, self._disk_failed)
 
@@ -402,6 +433,8 @@ class Fill:
             self._wrong(f"{self.growing.watermark} bytes with another digest")
             return
         self._ending = True
+        for stream in list(self._streams):
+            stream.end(None)
         self.growing.verified()
         self._in_thread(self._store.commit, self._partial).addCallbacks(self._committed, self._not_committed)
 

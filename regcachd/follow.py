@@ -32,6 +32,8 @@ log = Logger()
 
 POLL = 0.02
 """Seconds between looks without inotify."""
+SOON = (0.01, 0.03, 0.1, 0.3)
+"""Seconds after which the lock is tried again when the filler has closed the file."""
 CHECK = 1.0
 """Seconds between looks with it, in case something was missed."""
 
@@ -86,6 +88,7 @@ class Follower:
     news: "Deferred[None]" = field(factory=Deferred, init=False)
     """Fires when anything is known of the fill; until then upstream may still say no to the filler."""
     _check: Any = field(default=None, init=False)
+    _soon: list[Any] = field(factory=list, init=False)
     _is_over: bool = field(default=False, init=False)
 
     @classmethod
@@ -109,10 +112,16 @@ class Follower:
         """Begin to watch."""
         heard = self._watches.watch(state_path(self._path), IN_MODIFY, self.look)
         # not IN_DELETE_SELF: Twisted's INotify would close itself; a file that is deleted is closed, too
-        heard &= self._watches.watch(self._path, IN_CLOSE_WRITE | IN_MOVE_SELF, self.look_closely)
+        heard &= self._watches.watch(self._path, IN_CLOSE_WRITE | IN_MOVE_SELF, self._closed)
         self._check = LoopingCall(self.look_closely)
         self._check.clock = self._clock
         self._check.start(CHECK if heard else POLL, now=True)
+
+    def _closed(self) -> None:
+        """The filler has closed it. One that is killed closes its descriptors in any order, the lock perhaps last."""
+        self.look_closely()
+        if not self._is_over and not any(call.active() for call in self._soon):
+            self._soon = [self._clock.callLater(delay, self.look_closely) for delay in SOON]
 
     def look(self) -> None:
         """The state has changed."""
@@ -171,6 +180,9 @@ class Follower:
         os.close(self._state_fd)
         if self._check is not None and self._check.running:
             self._check.stop()
+        for call in self._soon:
+            if call.active():
+                call.cancel()
 
     def stop(self) -> None:
         """Follow no longer."""

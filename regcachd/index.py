@@ -2,28 +2,26 @@
 
 Which repository has which digest (links), what manifest a tag named last (tags), media types, sizes and last
 uses. Losing it loses no content: blobs are found by their files, links are proved again by asking upstream.
-An index that fails, on a full disk say, fails no request: what it cannot say is unknown. What upstream has said of
-credentials (proofs) is here too, because the workers share it; it ends with the daemon.
+What upstream has said of credentials (proofs) is here too, because the workers share it; it ends with the daemon.
 
 Every method is one small statement on a local WAL file and takes some ten microseconds, so they are called
-in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint`, for a disk thread.
+in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint`, for a disk thread. Whoever works
+on many rows in a thread has an Index of its own there. Last uses are gathered and written in one transaction
+every few seconds (`tick`); those that a crash takes away are no loss.
+
+None of it stops the daemon: see database.py for what happens when the file or the disk fails.
 """
 
 import math
 import sqlite3
-import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from twisted.logger import Logger
+from attrs import frozen
 
+from .database import Database
 from .freshness import TagEntry
 from .reference import Digest, Repository, Tag
-from .store import StoreUnusable
-
-log = Logger()
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (
@@ -51,16 +49,43 @@ CREATE TABLE IF NOT EXISTS proofs (
     UNIQUE (registry, repository, credential)
 );
 CREATE INDEX IF NOT EXISTS proofs_by_age ON proofs (at);
+CREATE TABLE IF NOT EXISTS scrubs (
+    started REAL PRIMARY KEY, finished REAL, position TEXT, blobs INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    rotten INTEGER NOT NULL
+) WITHOUT ROWID;
 """
 _VERSION = 1
+_PROBES = (
+    "SELECT blobs, bytes FROM totals",
+    "SELECT min(digest), max(digest), min(last_use), max(last_use) FROM blobs",
+    "SELECT registry, repository, digest FROM links LIMIT 1",
+    "SELECT registry, repository, tag, accept, digest, media_type, checked FROM tags LIMIT 1",
+    "SELECT registry, repository, credential, at FROM proofs LIMIT 1",
+    "SELECT started, finished, position, blobs, bytes, rotten FROM scrubs",
+)
+_GATHERED = 500
+"""Last uses that are written without waiting for the next tick: some milliseconds' worth."""
 
+
+@frozen
+class ScrubRecord:
+    """One pass over all blobs. `finished` is None while it is under way, and `position` the last one it has seen."""
+
+    started: float
+    finished: float | None = None
+    position: str | None = None
+    blobs: int = 0
+    bytes: int = 0
+    rotten: int = 0
+
+
+TICK = 2.0
+"""Seconds between calls of `tick`."""
 PATIENCE = 0.5
 """Seconds that the reactor waits for other processes, of which each writes for some ten microseconds. One that takes
 much longer is as bad as a disk that fails."""
 PATIENCE_IN_THREAD = 5.0
 """The same where nobody else is kept waiting."""
-RETRY = 0.0002
-"""Seconds until the next attempt."""
 MOST_PROOFS = 200_000
 """Proofs kept; the oldest are forgotten, which costs a request upstream."""
 _BITE = 500
@@ -68,130 +93,75 @@ _BITE = 500
 
 
 class Index:
-    """The tables. All times are seconds since the epoch."""
+    """The tables. All times are seconds since the epoch. Usable from `open` on, which comes after
+    any fork: that would take SQLite's locks away, and another process could undo our writes."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._db = self._open()
-        except sqlite3.OperationalError as error:
-            raise StoreUnusable(
-                f"the index {path} cannot be opened: {error}; make it and its directory writable for this user"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            log.error("the index {path} is damaged ({why}); beginning a new one", path=str(path), why=error)
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._db = self._open()
+    def __init__(self, path: Path, patience: float = PATIENCE) -> None:
+        self._db = Database(path, _SCHEMA, _VERSION, _PROBES, patience)
+        self._uses: dict[Digest, tuple[float, int]] = {}
 
-    def _open(self) -> sqlite3.Connection:
-        db = self._connect()
-        try:
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version = {_VERSION}")
-            db.execute("PRAGMA busy_timeout = 0")  # from now on _execute waits
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db
+    def open(self) -> None:
+        """Open the file, or make it; one that is damaged is set aside. Raises DatabaseUnusable."""
+        self._db.open()
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            self._path, isolation_level=None, timeout=PATIENCE_IN_THREAD, cached_statements=64
-        )
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            # no fsync at a commit: what a loss of power takes away is asked of upstream again
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("PRAGMA wal_autocheckpoint = 0")
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db
+    def tick(self) -> bool:
+        """Write what was gathered, and look after the file; for every few seconds. True when another file is in use
+        since, which may lack what the files have."""
+        self.flush()
+        return self._db.look()
 
-    def _execute(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
-        """The rows of a statement, which is a transaction of its own. Raises sqlite3.Error.
-
-        Where another worker is writing it is tried again: after much less time than SQLite's own waiting would
-        take, which grows to 100 ms at once and lets a busy neighbour starve this one for seconds.
-        """
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self._db.execute(statement, values).fetchall()
-            except sqlite3.OperationalError as error:
-                code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended code
-                if code != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-            time.sleep(RETRY)
-
-    def _run(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
-        """The rows of a statement; none, and a line in the log, when the index fails."""
-        try:
-            return self._execute(statement, values)
-        except sqlite3.Error as error:
-            log.error("the index failed: {why}", why=error)
-            return []
+    def check(self) -> None:
+        """Look for damage in all of the file; the next `tick` replaces a damaged one. For a disk thread."""
+        self._db.check()
 
     def checkpoint(self) -> None:
-        """Move the log into the file and sync it. For a disk thread: it has a connection of its own."""
-        try:
-            db = self._connect()
-            try:
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            finally:
-                db.close()
-        except sqlite3.Error as error:
-            log.error("the index was not written to disk, which is tried again: {why}", why=error)
-
-    def reopen(self) -> None:
-        """To be called after a fork, which takes SQLite's locks away: then another process could undo our writes."""
-        self._db.close()
-        self._db = self._open()
+        """Move the log into the file and sync it. For a disk thread."""
+        self._db.checkpoint()
 
     def close(self) -> None:
-        """Close the file; nothing is lost without it."""
+        """Close the file, with all that was gathered in it."""
+        if self._db.is_open:
+            self.flush()
         self._db.close()
 
     # -- links: upstream's own yes that a repository has a digest
 
     def link(self, repository: Repository, digest: Digest) -> None:
         """Upstream served this digest from this repository."""
-        self._run(
+        self._db.write(
             "INSERT OR IGNORE INTO links VALUES (?, ?, ?)",
             (repository.registry, repository.name, str(digest)),
         )
 
     def linked(self, repository: Repository, digest: Digest) -> bool:
         """Has upstream ever served this digest from this repository?"""
-        return bool(
-            self._run(
-                "SELECT 1 FROM links WHERE registry = ? AND repository = ? AND digest = ?",
-                (repository.registry, repository.name, str(digest)),
-            )
+        found = self._db.read(
+            "SELECT 1 FROM links WHERE registry = ? AND repository = ? AND digest = ?",
+            (repository.registry, repository.name, str(digest)),
         )
+        return bool(found)
 
     # -- proofs: credentials, as keyed hashes, that upstream has accepted
 
     def proof(self, repository: Repository, credential: bytes) -> float | None:
         """When upstream accepted this credential for this repository, or None."""
-        rows = self._run(
+        rows = self._db.read(
             "SELECT at FROM proofs WHERE registry = ? AND repository = ? AND credential = ?",
             (repository.registry, repository.name, credential),
         )
-        return rows[0][0] if rows else None
+        return float(rows[0][0]) if rows else None
 
-    def set_proof(self, repository: Repository, credential: bytes, now: float) -> None:
-        """Upstream has accepted it. Raises sqlite3.Error."""
-        self._execute(
+    def set_proof(self, repository: Repository, credential: bytes, now: float) -> bool:
+        """Upstream has accepted it. False when that could not be written down."""
+        return self._db.write(
             "INSERT INTO proofs VALUES (?, ?, ?, ?) "
             "ON CONFLICT (registry, repository, credential) DO UPDATE SET at = excluded.at",
             (repository.registry, repository.name, credential, now),
         )
 
-    def remove_proof(self, repository: Repository, credential: bytes) -> None:
-        """Upstream has refused it. Raises sqlite3.Error."""
-        self._execute(
+    def remove_proof(self, repository: Repository, credential: bytes) -> bool:
+        """Upstream has refused it. False when that could not be written down."""
+        return self._db.write(
             "DELETE FROM proofs WHERE registry = ? AND repository = ? AND credential = ?",
             (repository.registry, repository.name, credential),
         )
@@ -200,71 +170,133 @@ class Index:
         """Remove the proofs made before a time, and the oldest of more than `most`. For a disk thread."""
         newest = "SELECT at FROM proofs ORDER BY at DESC LIMIT 1 OFFSET ?"
         old = "DELETE FROM proofs WHERE rowid IN (SELECT rowid FROM proofs WHERE at < ? LIMIT ?)"
-        try:
-            with closing(self._connect()) as db:
-                surplus = db.execute(newest, (most,)).fetchone()
-                if surplus:
-                    before = max(before, math.nextafter(surplus[0], math.inf))
-                while db.execute(old, (before, _BITE)).rowcount == _BITE:
-                    pass
-        except sqlite3.Error as error:
-            log.error("old proofs were not removed from the index, which is tried again: {why}", why=error)
+
+        def forget(db: sqlite3.Connection) -> None:
+            surplus = db.execute(newest, (most,)).fetchone()
+            limit = max(before, math.nextafter(surplus[0], math.inf)) if surplus else before
+            while db.execute(old, (limit, _BITE)).rowcount == _BITE:
+                pass
+
+        self._db.apart(forget)
 
     # -- blobs
 
     def add(self, digest: Digest, size: int, media_type: str | None, now: float) -> None:
         """A blob has been stored; `media_type` is known for manifests only."""
-        self._run(
+        self._db.write(
             "INSERT INTO blobs (digest, size, media_type, added, last_use) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (digest) DO UPDATE SET media_type = coalesce(excluded.media_type, media_type)",
             (str(digest), size, media_type, now, now),
         )
 
-    def media_type(self, digest: Digest) -> str | None:
-        """The media type upstream gave a manifest, or None for one we do not know as a manifest."""
-        rows = self._run("SELECT media_type FROM blobs WHERE digest = ?", (str(digest),))
-        return rows[0][0] if rows else None
-
-    def used(self, digest: Digest, size: int, now: float) -> None:
-        """A blob has been served from the store. One whose row was lost gets a new one."""
-        self._run(
-            "INSERT INTO blobs (digest, size, added, last_use, hits) VALUES (?, ?, ?, ?, 1) "
-            "ON CONFLICT (digest) DO UPDATE SET last_use = excluded.last_use, hits = hits + 1",
-            (str(digest), size, now, now),
+    def adopt(self, blobs: Iterable[tuple[Digest, int, float]]) -> None:
+        """These blobs (digest, bytes, last use) are stored; rows they have stay as they are."""
+        rows = [(str(digest), size, used, used) for digest, size, used in blobs]
+        self._db.write_all(
+            [("INSERT OR IGNORE INTO blobs (digest, size, added, last_use) VALUES (?, ?, ?, ?)", rows)]
         )
 
-    def remove(self, digests: Iterable[Digest]) -> None:
-        """These blobs are not stored any more. Their links stay: they say what upstream said.
+    def media_type(self, digest: Digest) -> str | None:
+        """The media type upstream gave a manifest, or None for one we do not know as a manifest."""
+        for (media_type,) in self._db.read("SELECT media_type FROM blobs WHERE digest = ?", (str(digest),)):
+            return str(media_type) if media_type is not None else None
+        return None
 
-        Raises sqlite3.Error: who evicts must not believe that there is room now.
-        """
-        for digest in digests:
-            self._execute("DELETE FROM blobs WHERE digest = ?", (str(digest),))
+    def used(self, digest: Digest, now: float) -> None:
+        """A blob has been served from the store. Without a row, which it loses when it is evicted, it gets none."""
+        _, hits = self._uses.get(digest, (now, 0))
+        self._uses[digest] = (now, hits + 1)
+        if len(self._uses) >= _GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the last uses that were gathered."""
+        if self._uses:
+            rows = [(last_use, hits, str(digest)) for digest, (last_use, hits) in self._uses.items()]
+            self._uses.clear()
+            self._db.write_all(
+                [("UPDATE blobs SET last_use = max(last_use, ?), hits = hits + ? WHERE digest = ?", rows)]
+            )
+
+    def remove(self, digests: Iterable[Digest]) -> bool:
+        """These blobs are not stored any more. Their links stay: they say what upstream said. False when that could
+        not be written down: who evicts must not believe that there is room now."""
+        return self._db.write_all(
+            [("DELETE FROM blobs WHERE digest = ?", [(str(digest),) for digest in digests])]
+        )
+
+    def totals(self) -> tuple[int, int]:
+        """How many blobs there are, and their sizes together in bytes."""
+        for blobs, size in self._db.read("SELECT blobs, bytes FROM totals"):
+            return int(blobs), int(size)
+        return 0, 0
 
     def bytes_stored(self) -> int:
         """The sizes of all blobs together."""
-        rows = self._run("SELECT bytes FROM totals")
-        return int(rows[0][0]) if rows else 0
+        return self.totals()[1]
+
+    def oldest_use(self) -> float | None:
+        """When the blob that is next for eviction was used last; None for an empty store."""
+        self.flush()
+        for (last_use,) in self._db.read("SELECT min(last_use) FROM blobs"):
+            return None if last_use is None else float(last_use)
+        return None
 
     def least_recently_used(self, count: int) -> list[tuple[Digest, int]]:
         """The next candidates for eviction, with their sizes in bytes."""
-        rows = self._run("SELECT digest, size FROM blobs ORDER BY last_use LIMIT ?", (count,))
+        self.flush()
+        rows = self._db.read("SELECT digest, size FROM blobs ORDER BY last_use LIMIT ?", (count,))
         return [(Digest.parse(digest), size) for digest, size in rows]
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The sizes of the blobs whose digests, as text, begin so."""
+        rows = self._db.read(
+            "SELECT digest, size FROM blobs WHERE digest >= ? AND digest < ?", (prefix, prefix + "g")
+        )
+        return dict(rows)
+
+    # -- scrubs: the passes over all blobs
+
+    def scrubs(self) -> list[ScrubRecord]:
+        """The last passes, newest first."""
+        rows = self._db.read(
+            "SELECT started, finished, position, blobs, bytes, rotten FROM scrubs ORDER BY started DESC LIMIT 10"
+        )
+        return [ScrubRecord(*row) for row in rows]
+
+    def record_scrub(self, record: ScrubRecord) -> None:
+        """How far a pass is, or what it came to. One pass is under way at a time: others that did not finish go."""
+        values: Sequence[object] = (
+            record.started,
+            record.finished,
+            record.position,
+            record.blobs,
+            record.bytes,
+            record.rotten,
+        )
+        self._db.write_all(
+            [
+                ("DELETE FROM scrubs WHERE finished IS NULL AND started != ?", [(record.started,)]),
+                ("INSERT OR REPLACE INTO scrubs VALUES (?, ?, ?, ?, ?, ?)", [values]),
+            ]
+        )
 
     # -- tags
 
     def tag(self, repository: Repository, tag: Tag, accept: str) -> TagEntry | None:
         """What this tag named last, for a client that accepts these media types."""
-        rows = self._run(
+        rows = self._db.read(
             "SELECT digest, media_type, checked FROM tags "
             "WHERE registry = ? AND repository = ? AND tag = ? AND accept = ?",
             (repository.registry, repository.name, str(tag), accept),
         )
-        return TagEntry(Digest.parse(rows[0][0]), rows[0][1], rows[0][2]) if rows else None
+        for digest, media_type, checked in rows:
+            return TagEntry(Digest.parse(digest), media_type, checked)
+        return None
 
     def set_tag(self, repository: Repository, tag: Tag, accept: str, entry: TagEntry) -> None:
         """Upstream has said what this tag names."""
-        self._run(
+        self._db.write(
             "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 repository.registry,

@@ -203,7 +203,7 @@ class Manifests:
             VIA,
             status,
         ]
-        self._registry.shared.index.used(digest, len(manifest.body), self._registry.shared.now())
+        self._registry.shared.index.used(digest, self._registry.shared.now())
         if matches(request.header("if-none-match"), f'"{digest}"'):
             _not_modified(request, headers)
         else:

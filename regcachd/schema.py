@@ -27,6 +27,7 @@ from regcachd.values import (
     network,
     one_of,
     optional,
+    or_off,
     required,
     set_of,
     text,
@@ -41,11 +42,17 @@ _NETWORKS = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::
 
 @frozen
 class StoreConfig:
-    """Where blobs are kept, and how large the store may grow."""
+    """Where blobs are kept, how large the store may grow, and how it is looked after.
+
+    `scrub_rate` is in bytes per second, 0 for never; `scrub_interval` is from one pass's beginning to the next's.
+    """
 
     path: str = key("/var/cache/regcachd", text)
     max_size: Size = key("80%", parse_size)  # noqa: RUF009 - a field, not a shared default
     min_free: Size = key("5%", parse_reserve)  # noqa: RUF009
+    partial_ttl: float = key("7d", within(parse_duration, "0s", "3650d"))
+    scrub_rate: int = key("20MiB", or_off(parse_bytes))
+    scrub_interval: float = key("7d", within(parse_duration, "1m", "3650d"))
 
 
 @frozen
@@ -173,6 +180,7 @@ class Config:
     workers: int | None = key("auto", workers)
     state: str = key("/var/lib/regcachd", text)
     clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
+    admin: str = key("/run/regcachd/admin.sock", text)
     store: StoreConfig = StoreConfig()
     ca: CAFiles | None = None
     tls: TLSConfig = TLSConfig()

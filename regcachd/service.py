@@ -1,8 +1,7 @@
 """The composition root: makes every part from the configuration, and starts and stops them in order."""
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from twisted.logger import Logger
 
 from . import kernel_tls
 from .blobs import Openings
+from .care import Care
 from .config import Config
 from .disk import DiskThreads
 from .endpoints import Endpoints
+from .errors import RegcachdError
 from .eviction import Eviction
 from .evidence import Proofs
 from .fills import Fills
@@ -24,9 +25,9 @@ from .frontdoor import FrontDoor
 from .greeting import greet
 from .growing import Growing
 from .guard import Rule, never_ours
-from .index import Index
+from .index import TICK, Index
 from .inheritance import FIRST_SOCKET, Inheritance, Secrets
-from .listening import CannotListen, adopt, bind
+from .listening import adopt, bind
 from .pages import Pages
 from .pki import CA, PkiError, open_ca
 from .recent import RecentManifests
@@ -73,11 +74,7 @@ def prepare(config: Config) -> CA:
     Raises PkiError and StoreUnusable.
     """
     ca = open_configured_ca(config)
-    store = Store(Path(config.store.path))
-    store.prepare()
-    index = Index(store.index_path)
-    index.forget_proofs(before=math.inf)  # of a daemon before this one, whose key is gone
-    index.close()
+    Store(Path(config.store.path)).prepare()
     return ca
 
 
@@ -122,6 +119,10 @@ class RegcacheService(Service):
             now=now,
         )
         self.eviction = Eviction(store, self._index, config.store, self._writers.run)
+        self.care: Care | None = None
+        """None in a worker: its parent has that."""
+        if inheritance is None:
+            self.care = Care(reactor, config, store, self._index, now, self.eviction.wake)
         openings: Openings = SingleFlight()
         self._upstreams = {
             name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
@@ -147,6 +148,8 @@ class RegcacheService(Service):
             LoopingCall(self._renew_ca): RENEWAL,
             LoopingCall(self.eviction.wake): EVICTION,
         }
+        if self.care is None:
+            self._chores[LoopingCall(self._index.tick)] = TICK
         self.ports: list[Any] = []
 
     # -- parts
@@ -189,26 +192,35 @@ class RegcacheService(Service):
     def privilegedStartService(self) -> None:
         """Bind, while there may still be privileges to bind low ports. Exits with a line that says why it cannot."""
         try:
+            if self.care is None:
+                self._index.open()
+            else:
+                self.care.begin()
             if self._inheritance is None:
-                self.ports = bind(self._reactor, self.config.listen, self.door)
+                ports = bind(self._reactor, self.config.listen, self.door)
             else:
                 sockets = range(FIRST_SOCKET, FIRST_SOCKET + self._inheritance.sockets)
-                self.ports = adopt(self._reactor, sockets, self.door)
-        except CannotListen as error:
+                ports = adopt(self._reactor, sockets, self.door)
+        except RegcachdError as error:
             raise SystemExit(f"regcachd does not start: {error}") from None
-        for port in self.ports:
+        self.attend(ports)
+
+    def attend(self, ports: Sequence[Any]) -> None:
+        """Serve whoever connects to these ports."""
+        for port in ports:
             use_direct_transport(port, self._readers.run)
+        self.ports.extend(ports)
 
     def startService(self) -> None:
         """Begin to serve."""
         if not self.ports:
             self.privilegedStartService()
         super().startService()
-        self._index.reopen()  # twistd has gone into the background since `__init__`
         for chore, interval in self._chores.items():
             chore.clock = self._reactor
             chore.start(interval, now=False)
-        if self._inheritance is None:
+        if self.care is not None:
+            self.care.start()
             greet(self.config, self.ca, self.ports, workers=1)
         if self._inheritance is None or self._inheritance.number == 1:  # what one finds holds for all
             self._report_kernel_tls()
@@ -230,6 +242,8 @@ class RegcacheService(Service):
         for chore in self._chores:
             if chore.running:
                 chore.stop()
+        if self.care is not None:
+            await self.care.stop()
         ports, self.ports = self.ports, []
         for port in ports:
             await _own(port.stopListening())
@@ -247,6 +261,8 @@ class RegcacheService(Service):
         self._readers.stop()
         self._writers.stop()
         self._index.close()
+        if self.care is not None:
+            self.care.release()
 
 
 async def _own(result: Any) -> None:

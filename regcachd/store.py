@@ -3,6 +3,7 @@
     blobs/sha256/ab/<hex>      complete and verified; read-only; never modified, only unlinked
     partial/sha256/<hex>       a fill in progress (see partial.py)
     index.sqlite3              what the files cannot say (see index.py)
+    lock                       one daemon at a time (see lock.py)
     evict.lock                 held by the worker that evicts (see eviction.py)
 
 The files are the truth for content. A blob appears under blobs/ only by a rename of a file that has been
@@ -58,13 +59,20 @@ class Store:
                 for algorithm in ("sha256", "sha512"):
                     (self.path / part).mkdir(exist_ok=True, mode=0o700)
                     (self.path / part / algorithm).mkdir(exist_ok=True, mode=0o700)
-            if not os.access(self.path / "partial", os.W_OK | os.X_OK):
-                raise PermissionError(f"no permission to write to {self.path}")
+            if not self.is_writable():
+                read_only = os.statvfs(self.path).f_flag & os.ST_RDONLY
+                raise PermissionError(
+                    "its filesystem is mounted read-only" if read_only else "no permission to write to it"
+                )
         except OSError as error:
             raise StoreUnusable(
                 f"the store {self.path} cannot be used: {error.strerror or error}; "
                 "make the directory writable for this user, or name another with --store or [store] path"
             ) from error
+
+    def is_writable(self) -> bool:
+        """May this process change the store? Not on a filesystem that is read-only, be it since an error."""
+        return os.access(self.path / "partial", os.W_OK | os.X_OK)
 
     @property
     def index_path(self) -> Path:

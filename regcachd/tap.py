@@ -6,12 +6,10 @@ from twisted.python import usage
 
 from regcachd import __version__
 from regcachd.config import Config, ConfigError, Sources
+from regcachd.documents import INSTALLED, documents
 from regcachd.errors import RegcachdError
 from regcachd.service import RegcacheService
 from regcachd.workers import Workers, how_many
-
-INSTALLED = Path("/etc/regcachd/regcachd.toml")
-"""What is read without --config, if it is there."""
 
 _EXAMPLES = f"""
 The configuration is FILE, then every conf.d/*.toml beside it in the order of
@@ -55,6 +53,13 @@ class Options(usage.Options):
             'Let the store grow to this size: "500GiB", "80%" of its disk [default: 80%]',
         ],
         ["state", None, None, "Keep the CA and small state in this directory [default: /var/lib/regcachd]"],
+        [
+            "admin",
+            None,
+            None,
+            "Answer regcachctl on this Unix socket [default: /run/regcachd/admin.sock, or admin.sock in "
+            "the state directory where that place is not writable]",
+        ],
     ]
 
     def opt_listen(self, where: str) -> None:
@@ -94,16 +99,17 @@ def read_sources(options: Options, installed: Path = INSTALLED) -> Sources:
     """The files and options that make the configuration; usage.UsageError, one line long, if a file is not readable."""
     given = options["config"]
     try:
-        documents = _documents(installed if given is None else Path(given), needed=given is not None)
+        found = documents(installed if given is None else Path(given), needed=given is not None)
     except ConfigError as error:
         raise usage.UsageError(str(error)) from None
     return Sources(
-        tuple(documents),
+        tuple(found),
         {
             "listen": options.get("listen"),
             "store": options["store"],
             "max_size": options["max-size"],
             "state": options["state"],
+            "admin": options["admin"],
             "registries": options.get("registry", ()),
         },
     )
@@ -115,39 +121,3 @@ def configuration(sources: Sources) -> Config:
         return sources.config()
     except ConfigError as error:
         raise usage.UsageError(str(error)) from None
-
-
-def _documents(main: Path, *, needed: bool) -> list[tuple[str, str]]:
-    """The texts of `main` and of conf.d beside it; none if there is no `main` and none is needed."""
-    if not needed and _is_missing(main):
-        return []
-    try:
-        beside = sorted(path for path in (main.parent / "conf.d").iterdir() if _is_toml(path))
-    except (FileNotFoundError, NotADirectoryError):
-        beside = []
-    except OSError as error:  # Path.glob would find nothing, and what the directory says would be lost
-        raise ConfigError(str(main.parent / "conf.d"), "not readable", str(error.strerror)) from None
-    return [(str(path), _read(path)) for path in (main, *beside)]
-
-
-def _is_missing(path: Path) -> bool:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False  # there may be one, and reading it will say what is wrong
-    return False
-
-
-def _is_toml(path: Path) -> bool:
-    return path.suffix == ".toml" and not path.name.startswith(".")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(str(path), "not readable", str(error.strerror)) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(str(path), "not TOML", f"byte {error.start} is not UTF-8") from None

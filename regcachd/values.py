@@ -100,6 +100,18 @@ def within(read: Reader[N], low: object, high: object) -> Reader[N]:
     return read_within
 
 
+def or_off(read: Reader[int]) -> Reader[int]:
+    """What `read` reads, or "off", which is 0."""
+
+    def read_or_off(value: object) -> int:
+        try:
+            return 0 if value == "off" else read(value)
+        except BadValue as error:
+            raise BadValue(f'{error}; or "off"') from None
+
+    return read_or_off
+
+
 def list_of(read: Reader[T], *, empty: bool = True) -> Reader[tuple[T, ...]]:
     """A list whose items `read` reads; what is said twice counts once."""
 

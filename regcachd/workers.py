@@ -1,6 +1,6 @@
 """The parent of several workers: binds the port, starts them, replaces those that die, and stops them.
 
-    twistd regcache  -- holds the sockets, the pipes and the log; serves nothing itself
+    twistd regcache  -- holds the sockets, the pipes and the log; takes care of the store; serves no client itself
       +- python -m regcachd.worker  (1)   accept from the same sockets, share the store
       +- python -m regcachd.worker  (2)
 
@@ -10,7 +10,9 @@ accepted are taken by the others. A worker whose parent dies finishes its respon
 
 import os
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import Any
 
@@ -23,12 +25,16 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
+from .care import Care
 from .config import Config, Sources
+from .errors import RegcachdError
 from .greeting import greet
+from .index import Index
 from .inheritance import FIRST_SOCKET, Inheritance, Secrets
-from .listening import CannotListen, bind, withdraw
+from .listening import bind, withdraw
 from .logpipe import Lines, decode
 from .service import prepare
+from .store import Store
 
 log = Logger()
 
@@ -89,7 +95,7 @@ class Worker(ProcessProtocol):
 
 
 class Workers(Service):
-    """A daemon of several processes; raises what `prepare` does. `sources` are those of `config`."""
+    """A daemon of several processes; raises what `prepare` and Care do. `sources` are those of `config`."""
 
     name = "regcache"
 
@@ -98,6 +104,10 @@ class Workers(Service):
         self._sources = sources
         self.config = config
         self.ca = prepare(config)
+        store = Store(Path(config.store.path))
+        self._index = Index(store.index_path)
+        # a worker evicts within a minute, so nobody has to be told when there is more to evict
+        self.care = Care(reactor, config, store, self._index, time.time, shrink=lambda: None)
         self._secrets = Secrets()
         self.places = [Place(number) for number in range(1, count + 1)]
         self.ports: list[Any] = []
@@ -116,8 +126,9 @@ class Workers(Service):
     def privilegedStartService(self) -> None:
         """Bind, while there may still be privileges to bind low ports. Exits with a line that says why it cannot."""
         try:
+            self.care.begin()
             self.ports = bind(self._reactor, self.config.listen, _Nobody())
-        except CannotListen as error:
+        except RegcachdError as error:
             raise SystemExit(f"regcachd does not start: {error}") from None
         withdraw(self.ports)
 
@@ -126,6 +137,7 @@ class Workers(Service):
         if not self.ports:
             self.privilegedStartService()
         super().startService()
+        self.care.start()
         for place in self.places:
             self._fill(place)
         greet(self.config, self.ca, self.ports, len(self.places))
@@ -181,6 +193,7 @@ class Workers(Service):
                 place.replacement = None
             if place.worker is not None:
                 place.worker.transport.closeStdin()
+        await self.care.stop()
         ports, self.ports = self.ports, []
         for port in ports:
             await _own(port.stopListening())
@@ -190,6 +203,8 @@ class Workers(Service):
                     log.error("worker {number} does not stop, killing it", number=place.number)
                     _kill(place.worker)
             await self._empty(GRACE)
+        self._index.close()
+        self.care.release()
 
     async def _empty(self, seconds: float) -> bool:
         """Wait until all workers have ended, at most so long; says whether they have."""

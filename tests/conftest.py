@@ -36,6 +36,13 @@ STEP = 0.01
 FlushErrors = Callable[..., list[Failure]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of single tests."""
+    parser.addoption(
+        "--index-rows", type=int, default=200_000, help="blobs in the large index of test_index_scale.py"
+    )
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Run every `async def` test on the reactor; without a mark pytest-twisted may never start its body."""
     function = getattr(item, "obj", None)

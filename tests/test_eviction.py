@@ -22,7 +22,8 @@ async def test_oldest_go_first(tmp_path: Path) -> None:
     client = here.client()
     for digest in digests[:10]:
         assert len((await client.get(f"/v2/team/app/blobs/{digest}")).body) == BLOB
-    await until(lambda: len(here.stored()) == 10)
+        # one after the other, so that the order of their uses is that of the list
+        await until(lambda hex=digest.hex: hex in here.stored() and here.partials() == [])
     await client.get(f"/v2/team/app/blobs/{digests[0]}")  # used again: not the oldest any more
     await client.get(f"/v2/team/app/blobs/{digests[10]}")
     await until(lambda: len(here.stored()) == 9)

@@ -21,6 +21,8 @@ Workers = tuple[Proofs, Proofs]
 def indexes(tmp_path: Path) -> Iterator[tuple[Index, Index]]:
     """One index, as two processes have it."""
     here, there = Index(tmp_path / "index"), Index(tmp_path / "index")
+    here.open()
+    there.open()
     yield here, there
     here.close()
     there.close()
@@ -97,6 +99,7 @@ def test_a_later_yes_is_written_after_a_quarter_of_the_life(
 def test_neither_file_nor_repr_holds_what_could_be_replayed(tmp_path: Path) -> None:
     key = os.urandom(32)
     index = Index(tmp_path / "index")
+    index.open()
     proofs = Proofs(index, key)
     proofs.accept(ONE, proofs.credential(SECRET), 1000.0, LIFE)
     written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -114,15 +117,15 @@ def test_an_index_that_fails_takes_neither_a_yes_nor_a_no_away(
     monkeypatch.setattr(evidence, "MOST_UNWRITTEN", 3)
     mine, other = proofs.credential(SECRET), proofs.credential(None)
     proofs.accept(ONE, mine, 1000.0, LIFE)
-    indexes[0]._db.execute("PRAGMA query_only = on")
+    indexes[0]._db.read("PRAGMA query_only = on")
     proofs.refuse(ONE, mine)
     assert proofs.proved_at(ONE, mine) is None
     proofs.accept(ONE, other, 1000.0, LIFE)
     assert proofs.proved_at(ONE, other) == 1000.0
-    indexes[0]._db.execute("PRAGMA query_only = off")
+    indexes[0]._db.read("PRAGMA query_only = off")
     proofs.accept(ONE, mine, 1500.0, LIFE)
     assert indexes[1].proof(ONE, mine) == 1500.0
-    indexes[0]._db.execute("PRAGMA query_only = on")
+    indexes[0]._db.read("PRAGMA query_only = on")
     for number in range(4):
         proofs.accept(OTHER, proofs.credential(str(number)), 1000.0, LIFE)
     assert len(proofs._unwritten) == 3

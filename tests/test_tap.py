@@ -10,7 +10,8 @@ from twisted.python.usage import UsageError
 
 from regcachd import __version__
 from regcachd.config import Config, Size
-from regcachd.tap import INSTALLED, Options, configuration, read_sources
+from regcachd.documents import INSTALLED
+from regcachd.tap import Options, configuration, read_sources
 
 
 def options(*arguments: str) -> Options:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.request import urlopen
 
 import pytest
@@ -23,6 +23,7 @@ from twisted.internet.error import ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from regcachd.cli.client import Client
 from regcachd.config import Config, Sources, StoreConfig
 from regcachd.worker import share
 from regcachd.workers import SETTLED, Worker, Workers, how_many
@@ -204,6 +205,25 @@ def test_each_worker_serves_what_one_has_fetched_and_proved(start: Start, upstre
     )
 
 
+def test_the_parent_alone_cares_for_the_store(start: Start, upstream: Upstream, tmp_path: Path) -> None:
+    """It holds the lock and answers on the admin socket; a lost index is built again, and the workers change over."""
+    daemon = start(2)
+    lock = tmp_path / "store/lock"
+    assert int(lock.read_text()) == daemon.server.process.pid
+    _, client = connect(daemon)
+    with secure(tls(daemon), client) as connection:
+        get(connection, upstream.blob).read()
+    admin = Client(tmp_path / "admin.sock")
+    wait_until(lambda: admin.ask("GET", "/store")["blobs"] == 1, "the blob to be stored")
+    (tmp_path / "store/index.sqlite3").unlink()
+    wait_until(lambda: count(daemon, "rebuilt from the files") == 1, "the loss to be noticed")
+    wait_until(lambda: admin.ask("GET", "/store")["blobs"] == 1, "the blob to be known again")
+    daemon.stop()
+    assert lock.read_text() == ""
+    assert not admin.path.exists()
+    assert count(daemon, "Traceback") == 0
+
+
 def test_a_killed_worker_is_replaced_and_others_do_not_notice(start: Start) -> None:
     daemon = start(2)
     clients = connect_to_each(daemon)
@@ -358,8 +378,23 @@ class NoProcesses(Clock):
 def lonely(tmp_path: Path, reactor: Clock) -> Workers:
     config = evolve(Config(), state=str(tmp_path), store=evolve(StoreConfig(), path=str(tmp_path / "store")))
     workers = Workers(reactor, Sources(), config, 1)
+    workers.care.release()
+    workers.care = cast(Any, _NoCare())
     workers.ports = [_Port()]
     return workers
+
+
+class _NoCare:
+    """Of a store that needs none: there is no disk thread on this reactor."""
+
+    def start(self) -> None:
+        """Begin nothing."""
+
+    async def stop(self) -> None:
+        """There is nothing to stop."""
+
+    def release(self) -> None:
+        """The lock is not held."""
 
 
 class _Port:

@@ -12,8 +12,11 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from regcachd.config import parse_config
+from regcachd.care import Care
+from regcachd.config import Sources, parse_config
 from regcachd.guard import Rule, anywhere
+from regcachd.inheritance import Inheritance, Secrets
+from regcachd.listening import bind
 from regcachd.service import RegcacheService
 from regcachd.testing import FakeRegistry
 
@@ -111,6 +114,7 @@ class World:
         """Start both."""
         await self.registry.start()
         self.start_daemon()
+        await until(lambda: self.care.recovery.running is None)
         return self
 
     def start_daemon(self) -> None:
@@ -126,6 +130,7 @@ class World:
                     listen = ["{self.listen}"]
                     {self.top}
                     state = "{self.directory}/state"
+                    admin = "{self.directory}/admin.sock"
                     [store]
                     path = "{self.directory}/store"
                     max_size = {self.max_size}
@@ -140,8 +145,20 @@ class World:
                 )
             ]
         )
-        self.service = RegcacheService(reactor, config, tunnel_rule=self.tunnel_rule)
+        inheritance = None
+        if self.is_second:
+            inheritance = Inheritance(2, of=2, sockets=0, reactor="", sources=Sources(), secrets=Secrets())
+        self.service = RegcacheService(reactor, config, self.tunnel_rule, inheritance=inheritance)
+        if inheritance is not None:
+            self.service.privilegedStartService()
+            self.service.attend(bind(reactor, config.listen, self.service.door))
         self.service.startService()
+
+    @property
+    def care(self) -> Care:
+        """What looks after the daemon's store."""
+        assert self.service.care is not None
+        return self.service.care
 
     @property
     def port(self) -> int:
@@ -160,7 +177,8 @@ class World:
         self.start_daemon()
 
     def second(self) -> "World":
-        """Another daemon on the same directory and registry, as a second worker would be."""
+        """Another one of the daemon's workers, which leaves the care of the store to this one. It has a port and keys
+        of its own."""
         other = World(
             self.directory,
             self.registry,

@@ -104,6 +104,10 @@ def private_registry(
     running.stop()
 
 
+ONE_CONNECTION = "[defaults]\nconnections = 1"
+"""For tests that count requests: a large layer that comes slowly is otherwise asked for in parts."""
+
+
 @pytest.fixture
 def start_daemon(room: Path) -> Iterator[Callable[[DockerRegistry], Daemon]]:
     """
@@ -114,7 +118,9 @@ def start_daemon(room: Path) -> Iterator[Callable[[DockerRegistry], Daemon]]:
     """
     started: list[Daemon] = []
 
-    def start(registry: DockerRegistry, upstream: str | None = None, settings: str = "") -> Daemon:
+    def start(
+        registry: DockerRegistry, upstream: str | None = None, settings: str = ONE_CONNECTION
+    ) -> Daemon:
         url = upstream or registry.url
         started.append(Daemon.start(room / "regcachd", url, registry.certificate.authority, settings))
         return started[-1]

@@ -51,6 +51,7 @@ class Daemon:
         configuration.write_text(
             f"listen = [{json.dumps(f'tcp:{port}:interface=127.0.0.1')}]\n"
             f"state = {json.dumps(str(directory / 'state'))}\n"
+            f"admin = {json.dumps(str(directory / 'admin.sock'))}\n"
             f"{settings}\n"
             "[store]\n"
             f"path = {json.dumps(str(directory / 'store'))}\n"

@@ -92,9 +92,7 @@ def test_many_clients_cost_upstream_one_download(
     assert alone.sha256.hexdigest() == blob.hex
 
     with SlowLine(registry.port, RATE).running() as line:
-        # more connections for one download are another feature, which a shared line has no use for
-        one = "[defaults]\nconnections = 1"
-        daemon = start_daemon(registry, f"https://localhost:{line.port}", one)
+        daemon = start_daemon(registry, f"https://localhost:{line.port}")
         before = registry.requests()
         started = time.monotonic()
         downloads = download([connect(daemon) for _ in range(CLIENTS)], path)

@@ -1,0 +1,8 @@
+"""regcachctl: asks a running regcachd, over its admin socket, and shows what it says.
+
+main      the program and its options; each command is a function with options
+client    the socket: found, asked, and what can go wrong with it
+store     `regcachctl store`
+scrub     `regcachctl scrub`
+words     sizes and times as people read them
+"""

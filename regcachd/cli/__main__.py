@@ -1,0 +1,5 @@
+"""`python -m regcachd.cli` is regcachctl."""
+
+from .main import main
+
+main()

@@ -1,0 +1,111 @@
+"""regcachctl, the program."""
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from regcachd import __version__
+from regcachd.cli import scrub as scrubbing
+from regcachd.cli import store as storing
+from regcachd.cli.client import Document, find
+
+FOUND = 1
+"""The exit status when all went well and something was found that somebody should know of."""
+INTERRUPTED = 130
+
+_EPILOG = """\b
+Exit status: 0 all is well; 1 something was found (rot, a store in trouble);
+2 the command line is wrong; 3 the daemon cannot be reached, or failed.
+"""
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON document, for programs.")
+
+
+@click.group(
+    epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
+)
+@click.option(
+    "--socket",
+    "path",
+    type=click.Path(path_type=Path),
+    envvar="REGCACHD_SOCKET",
+    metavar="PATH",
+    help="The daemon's admin socket. Default: that of /etc/regcachd/regcachd.toml, "
+    "/run/regcachd/admin.sock, admin.sock in the state directory, or var/state/admin.sock (make run).",
+)
+@click.version_option(__version__, message="regcachctl %(version)s")
+@click.pass_context
+def regcachctl(context: click.Context, path: Path | None) -> None:
+    """Ask a running regcachd."""
+    context.obj = path
+
+
+@regcachctl.command(epilog=_EPILOG)
+@_as_json
+@click.pass_obj
+def store(path: Path | None, as_json: bool) -> None:
+    """Show the store: size, limit, blobs, partials, scrubs."""
+    answer = find(path).ask("GET", "/store")
+    if as_json:
+        _print_json(answer)
+    else:
+        storing.show(_console(), answer)
+    if answer["trouble"]:
+        raise SystemExit(FOUND)
+
+
+@regcachctl.command(epilog=_EPILOG)
+@_as_json
+@click.option(
+    "--wait/--no-wait", default=True, help="Wait for the end, which is the default, or return at once."
+)
+@click.option("--stop", is_flag=True, help="Let a scrub go on at the configured rate.")
+@click.pass_obj
+def scrub(path: Path | None, as_json: bool, wait: bool, stop: bool) -> None:
+    """Read and check everything stored, at full speed.
+
+    What is rotten is removed, and fetched again on demand. A scrub that is under way at full speed is
+    joined; one at the configured rate begins again.
+    """
+    client = find(path)
+    if stop:
+        answer = client.ask("DELETE", "/scrub")
+        if as_json:
+            _print_json(answer)
+        return
+    began = scrubbing.begin(client)
+    if not wait:
+        _report(began, as_json, "the scrub has begun; `regcachctl store` shows how far it is")
+        return
+    try:
+        done = scrubbing.follow(client, Console(stderr=True, highlight=False), began)
+    except KeyboardInterrupt:
+        click.echo("the scrub goes on; `regcachctl scrub --stop` slows it down", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    if as_json:
+        _print_json(done)
+    else:
+        scrubbing.show(_console(), done)
+    if done["rotten"]:
+        raise SystemExit(FOUND)
+
+
+def _report(document: Document, as_json: bool, text: str) -> None:
+    if as_json:
+        _print_json(document)
+    else:
+        click.echo(text)
+
+
+def _print_json(document: Document) -> None:
+    click.echo(json.dumps(document, indent=2))
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def main() -> None:
+    """Run from the command line."""
+    regcachctl(prog_name="regcachctl")
