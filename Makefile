@@ -19,6 +19,7 @@ help:
 	@echo "make test-ktls   run the tests of kernel TLS under Debian's kernel in qemu (downloads it and a Debian root once)"
 	@echo "make lint        check style and types"
 	@echo "make bench       measure, next to nginx (prints a table, writes var/bench.json)"
+	@echo "make soak        two minutes of random load: pulls, faults, kills, restarts (prints a table)"
 	@echo "make clean       remove what make made, but for ./var"
 
 # The shell outlives Ctrl-C to tell a daemon that was stopped from one that failed.
@@ -48,6 +49,9 @@ lint: $(VENV)/.lint
 
 bench: .test-dependencies $(VENV)/.installed
 	$(VENV)/bin/python -m bench
+
+soak: $(VENV)/.test
+	$(VENV)/bin/python -m tests.load
 
 clean:
 	rm -rf $(VENV) $(DEBIAN) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,16 +3,19 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from bench import blobs, machine, manifests, profile
+from attrs import evolve
+
+from bench import blobs, cold, machine, manifests, patience, profile
 from bench.clients import agreed_cipher
+from bench.origin import origin
 from bench.processes import ROOT, BenchError
-from bench.rounds import Case, compare, prepare
+from bench.rounds import Family, compare, prepare
 from bench.row import Row, table, write_json
-from bench.servers import Upstream, nginx, regcachd, upstream
 
 RESULTS = ROOT / "var" / "bench.json"
 
@@ -37,38 +40,67 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 @contextmanager
-def chosen_cases(words: str) -> Iterator[list[Case]]:
-    """The cases whose rows have these words in their name."""
+def chosen_families(words: str) -> Iterator[list[Family]]:
+    """The families with the cases whose rows have these words in their name."""
     with manifests.client_processes() as pool:
-        cases = [case for case in (*blobs.cases(), *manifests.cases(pool)) if case.is_named(words)]
-        if not cases:
+        first = Family((*blobs.cases(), *manifests.cases(pool)), partial(origin, sizes=[blobs.SIZE]))
+        every = (first, *blobs.families(), *cold.families(), *patience.families())
+        named = [
+            evolve(family, cases=tuple(case for case in family.cases if case.is_named(words)))
+            for family in every
+        ]
+        chosen = [family for family in named if family.cases]
+        if not chosen:
             raise BenchError(f"no row has {words!r} in its name")
-        yield cases
+        yield chosen
 
 
-def measure(directory: Path, origin: Upstream, cases: Sequence[Case], rounds: int) -> list[Row]:
-    """Every case on both servers. The rows are printed when all are there, progress meanwhile."""
-    with regcachd(directory, origin) as ours:
+def measure(family: Family, directory: Path, rounds: int) -> list[Row]:
+    """Every case of a family on both servers."""
+    rounds = min(rounds, family.rounds or rounds)
+    rows: list[Row] = []
+    with family.origin(directory) as origin, family.ours(directory, origin) as ours:
         cipher = agreed_cipher(ours)
-        print(f"cipher    {cipher}, both", flush=True)
-        with nginx(directory, origin, cipher) as peer:
+        with family.peer(directory, origin, cipher) as peer:
             if agreed_cipher(peer) != cipher:
-                raise BenchError(f"{peer.name} chose another cipher: {agreed_cipher(peer)}")
-            prepare(cases, (ours, peer))
-            rows: list[Row] = []
-            for case in cases:
-                print(f"... {case.figures[0][0]}", file=sys.stderr, flush=True)
+                raise BenchError(f"{peer.name} chose another cipher: {agreed_cipher(peer)}, not {cipher}")
+            prepare(family.cases, (ours, peer))
+            for case in family.cases:
+                print(f"... {case.figures[0][0]}, {cipher}", file=sys.stderr, flush=True)
                 rows += compare(case, ours, peer, rounds)
     return rows
 
 
-def take_profile(directory: Path, origin: Upstream, cases: Sequence[Case], path: Path) -> None:
-    """Every case once on regcachd, then its profile."""
-    with regcachd(directory, origin, path.resolve()) as ours:
-        prepare(cases, (ours,))
-        for case in cases:
+def take_profile(family: Family, directory: Path, path: Path) -> None:
+    """Every case of a family once on regcachd, then its profile."""
+    with family.origin(directory) as origin, family.ours(directory, origin, path) as ours:
+        prepare(family.cases, (ours,))
+        for case in family.cases:
             case.load(ours)
-    profile.report(path)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what is asked for, each family in a directory of its own, which is gone before the next begins."""
+    rows: list[Row] = []
+    profiles: list[Path] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="regcachd-bench-") as kept,
+        chosen_families(options.only) as families,
+    ):
+        for family in families:
+            with tempfile.TemporaryDirectory(prefix="regcachd-bench-") as name:
+                if not options.profile:
+                    rows += measure(family, Path(name), QUICK_ROUNDS if options.quick else ROUNDS)
+                elif family.settings.workers == 1:  # of several, the parent would be profiled
+                    profiles.append(Path(kept) / f"{len(profiles)}")
+                    take_profile(family, Path(name), profiles[-1])
+        if options.profile:
+            profile.report(profiles, options.profile)
+            return
+    print(f"\n{table(rows)}")
+    if not options.only:
+        write_json(rows, RESULTS)
+        print(f"\nwritten to {RESULTS.relative_to(ROOT)}")
 
 
 def main() -> None:
@@ -76,21 +108,9 @@ def main() -> None:
     options = parse(sys.argv[1:])
     try:
         print(machine.describe(), flush=True)
-        with (
-            tempfile.TemporaryDirectory(prefix="regcachd-bench-") as name,
-            upstream(Path(name)) as origin,
-            chosen_cases(options.only) as cases,
-        ):
-            if options.profile:
-                take_profile(Path(name), origin, cases, options.profile)
-                return
-            rows = measure(Path(name), origin, cases, QUICK_ROUNDS if options.quick else ROUNDS)
+        run(options)
     except BenchError as error:
         raise SystemExit("\n".join((f"bench: {error}", *getattr(error, "__notes__", ())))) from None
-    print(f"\n{table(rows)}")
-    if not options.only:
-        write_json(rows, RESULTS)
-        print(f"\nwritten to {RESULTS.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

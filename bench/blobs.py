@@ -1,4 +1,4 @@
-"""Cases: a cached layer, sent to 1, 4 and 16 clients at once."""
+"""Cases: a cached layer, sent to 1, 4 and 16 clients at once, by one worker or two."""
 
 import hashlib
 import subprocess
@@ -6,10 +6,12 @@ import time
 from functools import partial
 from typing import IO
 
+from bench.origin import MIB, Blob, origin
 from bench.processes import ENVIRONMENT, BenchError, cpu_seconds, program, wait_until
-from bench.rounds import Case
-from bench.servers import BLOB_SIZE, REGISTRY, Target
+from bench.rounds import Case, Family
+from bench.servers import REGISTRY, Settings, Target
 
+SIZE = 256 * MIB
 CLIENTS = (1, 4, 16)
 LEAST = 8
 """Transfers in a load, at least: enough for a hundredth of a second of CPU time to be a hundredth of the figure."""
@@ -18,12 +20,18 @@ GIB = 1024**3
 
 
 def cases() -> list[Case]:
-    """The cases of this module."""
+    """The cases of one worker."""
     return [_case(clients) for clients in CLIENTS]
 
 
-def _case(clients: int) -> Case:
-    who = f"cached 256 MiB blob, {clients} client{'s' if clients > 1 else ''}"
+def families() -> list[Family]:
+    """The families of several workers."""
+    two = _case(CLIENTS[-1], ", 2 workers")
+    return [Family((two,), partial(origin, sizes=[SIZE]), Settings(workers=2))]
+
+
+def _case(clients: int, workers: str = "") -> Case:
+    who = f"cached 256 MiB blob, {clients} client{'s' if clients > 1 else ''}{workers}"
     figures = ((who, "CPU s/GiB"), (who, "GiB/s"))
     return Case(figures, fill, partial(_load, clients))
 
@@ -31,23 +39,26 @@ def _case(clients: int) -> Case:
 def _load(clients: int, target: Target) -> tuple[float, ...]:
     """Every client gets the blob again and again over one connection; CPU seconds per GiB, and GiB per second."""
     each = max(1, LEAST // clients)
+    blob = target.origin.blobs[0]
     cpu, start = cpu_seconds(target.pids), time.monotonic()
     curls = [
-        subprocess.Popen(_curl(target, "/dev/null", each), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            _curl(target, blob, "/dev/null", each), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(clients)
     ]
     reports = [curl.communicate()[0] for curl in curls]
     seconds, cpu = time.monotonic() - start, cpu_seconds(target.pids) - cpu
     for curl, report in zip(curls, reports, strict=True):
-        if curl.returncode or report.split("\n") != [*[_expected(target)] * each, ""]:
+        if curl.returncode or report.split("\n") != [*[_expected(target, blob)] * each, ""]:
             raise BenchError(
                 f"{target.name}: curl ended with status {curl.returncode}, and its transfers were\n{report}"
             )
-    gib = clients * each * BLOB_SIZE / GIB
+    gib = clients * each * blob.size / GIB
     return cpu / gib, gib / seconds
 
 
-def _curl(target: Target, output: str, times: int) -> list[str]:
+def _curl(target: Target, blob: Blob, output: str, times: int) -> list[str]:
     """A curl that gets the blob `times` times over one connection and says of each how it went."""
     if target.by_connect:
         way = ["--proxy", f"http://127.0.0.1:{target.port}"]
@@ -57,29 +68,35 @@ def _curl(target: Target, output: str, times: int) -> list[str]:
     command = [program("curl", "curl"), "--disable", "--silent", "--show-error", "--write-out", report]
     command += [*way, "--cacert", str(target.authority)]
     for _ in range(times):
-        command += ["--output", output, f"https://{REGISTRY}{target.upstream.blob}"]
+        command += ["--output", output, f"https://{REGISTRY}{blob.path}"]
     return command
 
 
-def _expected(target: Target) -> str:
-    return f"200 {BLOB_SIZE} {target.hit[1]}"
+def _expected(target: Target, blob: Blob) -> str:
+    return f"200 {blob.size} {target.hit[1]}"
 
 
 def fill(target: Target) -> None:
-    """Get the blob into the cache, and out of it right: its digest is checked once."""
+    """Get the first blob into the cache, and out of it right."""
+    blob = target.origin.blobs[0]
     wait_until(
-        lambda: _report(_curl(target, "/dev/null", 1)) == _expected(target),
+        lambda: _report(_curl(target, blob, "/dev/null", 1)) == _expected(target, blob),
         f"{target.name} to cache the blob",
     )
+    get(target, blob)
+
+
+def get(target: Target, blob: Blob) -> None:
+    """Get a blob, from wherever it comes, and check its digest."""
     # curl's own report goes to standard error here, after the body has left.
-    command = [part.replace("%{http_code}", "%{stderr}%{http_code}") for part in _curl(target, "-", 1)]
+    command = [part.replace("%{http_code}", "%{stderr}%{http_code}") for part in _curl(target, blob, "-", 1)]
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as curl:
         assert curl.stdout is not None
         digest = _sha256(curl.stdout)
-    if digest != target.upstream.blob.rpartition(":")[2]:
-        raise BenchError(f"{target.name} sends a blob with the digest {digest}, not {target.upstream.blob}")
+    if digest != blob.hex:
+        raise BenchError(f"{target.name} sends a blob with the digest {digest}, not {blob.hex}")
 
 
 def _report(command: list[str]) -> str:

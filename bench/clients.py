@@ -14,7 +14,7 @@ def trusting(target: Target) -> ssl.SSLContext:
 
 def agreed_cipher(target: Target) -> str:
     """The cipher that this client and the server agree on, as OpenSSL calls it."""
-    with trusting(target).wrap_socket(_connection(target), server_hostname=REGISTRY) as tls:
+    with trusting(target).wrap_socket(connection(target), server_hostname=REGISTRY) as tls:
         cipher = tls.cipher()
     assert cipher is not None
     return cipher[0]
@@ -22,7 +22,7 @@ def agreed_cipher(target: Target) -> str:
 
 def get_manifest(target: Target) -> None:
     """GET the manifest, from wherever it comes."""
-    with trusting(target).wrap_socket(_connection(target), server_hostname=REGISTRY) as tls:
+    with trusting(target).wrap_socket(connection(target), server_hostname=REGISTRY) as tls:
         head = _exchange(tls, "GET", target)
     if not head.startswith("http/1.1 200 "):
         raise BenchError(f"{target.name} answered GET of a manifest with\n{head}")
@@ -32,7 +32,7 @@ def ask_for_manifest(
     target: Target, context: ssl.SSLContext, session: ssl.SSLSession | None = None
 ) -> tuple[bool, ssl.SSLSession | None]:
     """HEAD of the manifest, which must be a hit: was `session` resumed, and the session for the next time."""
-    with context.wrap_socket(_connection(target), server_hostname=REGISTRY, session=session) as tls:
+    with context.wrap_socket(connection(target), server_hostname=REGISTRY, session=session) as tls:
         head = _exchange(tls, "HEAD", target)
         header, value = target.hit
         if not head.startswith("http/1.1 200 ") or f"\r\n{header}: {value.lower()}" not in head:
@@ -41,22 +41,26 @@ def ask_for_manifest(
         return bool(tls.session_reused), tls.session
 
 
-def _connection(target: Target) -> socket.socket:
+def connection(target: Target, receive_buffer: int | None = None) -> socket.socket:
     """A connection on which a TLS handshake with the server may begin."""
-    connection = socket.create_connection(("127.0.0.1", target.port), timeout=60)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain = socket.socket()
+    plain.settimeout(60)
+    if receive_buffer is not None:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    plain.connect(("127.0.0.1", target.port))
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if target.by_connect:
-        connection.sendall(f"CONNECT {REGISTRY}:443 HTTP/1.1\r\nHost: {REGISTRY}:443\r\n\r\n".encode())
-        answer = _head(connection)
+        plain.sendall(f"CONNECT {REGISTRY}:443 HTTP/1.1\r\nHost: {REGISTRY}:443\r\n\r\n".encode())
+        answer = _head(plain)
         if not answer.startswith("http/1.1 200 "):
             raise BenchError(f"{target.name} answered CONNECT with\n{answer}")
-    return connection
+    return plain
 
 
 def _exchange(connection: socket.socket, method: str, target: Target) -> str:
     """One request for the manifest, and the head of its response."""
     lines = (
-        f"{method} {target.upstream.manifest} HTTP/1.1",
+        f"{method} {target.origin.manifest} HTTP/1.1",
         f"Host: {REGISTRY}",
         "Accept: */*",
         "Connection: close",

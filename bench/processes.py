@@ -109,3 +109,24 @@ def cpu_seconds(pids: Sequence[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def most_memory(pids: Sequence[int]) -> float:
+    """The resident memory of the largest of these processes in MiB (proc(5), VmRSS)."""
+    found = 0
+    for pid in pids:
+        status = Path(f"/proc/{pid}/status").read_text()
+        found = max(found, int(status.partition("VmRSS:")[2].split()[0]))
+    return found / 1024
+
+
+def make_certificate(path: Path, name: str) -> tuple[Path, Path]:
+    """One self-signed ECDSA P-256 certificate, PATH.crt, and its key, PATH.key."""
+    certificate, key = path.with_suffix(".crt"), path.with_suffix(".key")
+    command = [program("openssl", "openssl"), *["req", "-x509", "-nodes", "-days", "30", "-newkey", "ec"]]
+    command += ["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", f"/CN={name}"]
+    command += ["-addext", f"subjectAltName=DNS:{name}", "-out", str(certificate), "-keyout", str(key)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise BenchError(f"openssl made no certificate:\n{made.stderr}")
+    return certificate, key

@@ -4,13 +4,17 @@ cProfile makes every Python call dearer, so it says which functions matter, not 
 """
 
 import pstats
+from collections.abc import Sequence
 from pathlib import Path
 
 SHOWN = 25
 
 
-def report(path: Path) -> None:
-    """Print the functions with the most time of their own, then those with the most time altogether."""
-    statistics = pstats.Stats(str(path)).strip_dirs()
+def report(parts: Sequence[Path], whole: Path) -> None:
+    """Put the profiles together into the file `whole`, and print the functions with the most time of their own, then
+    those with the most time altogether."""
+    statistics = pstats.Stats(*map(str, parts))
+    statistics.dump_stats(whole)
+    statistics.strip_dirs()
     statistics.sort_stats("tottime").print_stats(SHOWN)
     statistics.sort_stats("cumulative").print_stats(SHOWN)

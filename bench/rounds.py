@@ -1,14 +1,24 @@
 """How everything is measured: a load on one server, then on the other, round by round."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from attrs import frozen
 
+from bench.origin import Origin
 from bench.row import Row
-from bench.servers import Target
+from bench.servers import Settings, Target, nginx, regcachd
 
 Load = Callable[[Target], tuple[float, ...]]
 """Puts a load on a server, checks every answer, and gives one figure for each unit of its case."""
+
+
+NORMAL = Settings()
+
+
+def nothing(target: Target) -> None:
+    """The preparation of a case that wants cold caches."""
 
 
 @frozen
@@ -23,6 +33,32 @@ class Case:
     def is_named(self, words: str) -> bool:
         """Do these words occur in the name of one of the rows?"""
         return any(words.lower() in name.lower() for name, _ in self.figures)
+
+
+@frozen
+class Family:
+    """Cases that are measured on the same servers."""
+
+    cases: tuple[Case, ...]
+    origin: Callable[[Path], AbstractContextManager[Origin]]
+    settings: Settings = NORMAL
+    against: Settings | None = None
+    """Compares regcachd with itself: the other one's settings, and `called` its name. Else with nginx."""
+    called: str = ""
+    rounds: int | None = None
+    """Rounds at most, where each takes long."""
+
+    def peer(self, directory: Path, origin: Origin, cipher: str) -> AbstractContextManager[Target]:
+        """The server to compare with."""
+        if self.against is None:
+            return nginx(directory, origin, self.settings, cipher)
+        return regcachd(directory, origin, self.against, name=self.called)
+
+    def ours(
+        self, directory: Path, origin: Origin, profile: Path | None = None
+    ) -> AbstractContextManager[Target]:
+        """The server that is measured."""
+        return regcachd(directory, origin, self.settings, profile)
 
 
 def prepare(cases: Sequence[Case], targets: Sequence[Target]) -> None:

@@ -1,4 +1,4 @@
-"""The servers of a run: an upstream registry, and regcachd and nginx before it, each with the image cached."""
+"""The caches that are measured, regcachd and nginx, as their clients see them."""
 
 import json
 import os
@@ -9,25 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
-from attrs import frozen
+from attrs import field, frozen
 
-from bench.processes import BenchError, accepts, command_line, family, free_port, program, running, wait_until
+from bench.origin import Origin
+from bench.processes import (
+    accepts,
+    command_line,
+    family,
+    free_port,
+    make_certificate,
+    program,
+    running,
+    wait_until,
+)
 
 REGISTRY = "registry.test"
 """The name by which clients know the registry, whichever server answers for it."""
-
-BLOB_SIZE = 256 * 1024 * 1024
-
-
-@frozen
-class Upstream:
-    """The registry that both servers cache."""
-
-    url: str
-    authority: Path
-    manifest: str
-    blob: str
-    """Paths of what is measured, by digest."""
 
 
 @frozen
@@ -42,43 +39,49 @@ class Target:
     hit: tuple[str, str]
     """The response header, in lowercase, and the beginning of its value that mean: this came from the cache."""
     pids: tuple[int, ...]
-    """The processes whose CPU time counts."""
-    upstream: Upstream
+    """All its processes: their CPU time counts."""
+    origin: Origin = field(eq=False)
+
+
+@frozen
+class Settings:
+    """What differs from one family of cases to another."""
+
+    workers: int = 1
+    connections: int | None = None
+    """regcachd: connections that one download may use; None for its default."""
+    nginx: str = ""
+    """nginx: further lines of its location."""
+    output_buffers: str = "2 256k"
+    """nginx: what a response may hold in memory; the default is `2 32k`."""
 
 
 @contextmanager
-def upstream(directory: Path) -> Iterator[Upstream]:
-    """A registry over TLS with one image of one layer."""
-    command = [sys.executable, "-m", "regcachd.testing", "--tls", str(directory)]
-    command += ["--blob-size", str(BLOB_SIZE)]
-    log = directory / "upstream.log"
-    with running("the upstream registry", command, log, lambda: log.read_text().endswith("}\n")):
-        about = json.loads(log.read_text().splitlines()[-1])
-        path = f"/v2/{about['repository']}"
-        yield Upstream(
-            about["url"],
-            Path(about["ca"]),
-            manifest=f"{path}/manifests/{about['manifest']}",
-            blob=f"{path}/blobs/{about['layers'][0]}",
-        )
-
-
-@contextmanager
-def regcachd(directory: Path, origin: Upstream, profile: Path | None = None) -> Iterator[Target]:
+def regcachd(
+    directory: Path,
+    origin: Origin,
+    settings: Settings,
+    profile: Path | None = None,
+    name: str = "regcachd",
+) -> Iterator[Target]:
     """The daemon as people run it; with `profile` under cProfile, whose figures go there when it ends."""
     port = free_port()
-    authority = directory / "regcachd-ca.crt"
+    directory = directory / name.replace(" ", "-")
+    directory.mkdir()
+    authority = directory / "ca.crt"
     configuration = directory / "regcachd.toml"
+    connections = "" if settings.connections is None else f"connections = {settings.connections}\n"
     configuration.write_text(
         f"listen = [{json.dumps(f'tcp:{port}:interface=127.0.0.1')}]\n"
         f"state = {json.dumps(str(directory / 'state'))}\n"
-        "workers = 1\n"
+        f"workers = {settings.workers}\n"
         "[store]\n"
         f"path = {json.dumps(str(directory / 'store'))}\n"
         'scrub_rate = "off"\n'
         f"[registries.{json.dumps(REGISTRY)}]\n"
         f"upstream = {json.dumps(origin.url)}\n"
         f"ca = {json.dumps(str(origin.authority))}\n"
+        f"{connections}"
     )
     twistd = [
         sys.executable,
@@ -87,28 +90,33 @@ def regcachd(directory: Path, origin: Upstream, profile: Path | None = None) -> 
     ]
     profiling = ["--profiler", "cprofile", "--savestats", "--profile", str(profile)] if profile else []
     command = [*twistd, "-n", "--pidfile=", *profiling, "regcache", "--config", str(configuration)]
-    with running("regcachd", command, directory / "regcachd.log", lambda: accepts(port)) as pid:
+    with running(name, command, directory / "log", lambda: accepts(port)) as pid:
         # No proxy of the user's: this goes to the daemon itself.
         with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/ca.crt") as page:
             authority.write_bytes(page.read())
-        yield Target(
-            "regcachd", port, True, authority, ("cache-status", "regcachd; hit"), family(pid), origin
-        )
+        if settings.workers > 1:  # the parent answers as soon as one of them is there
+            log = directory / "log"
+            wait_until(
+                lambda: log.read_text().count(" serves as process ") == settings.workers,
+                f"{name} to have its workers",
+            )
+        yield Target(name, port, True, authority, ("cache-status", "regcachd; hit"), family(pid), origin)
 
 
 @contextmanager
-def nginx(directory: Path, origin: Upstream, cipher: str) -> Iterator[Target]:
-    """nginx with one worker and proxy_cache, as cheap as it can be set up, that speaks TLS 1.3 with `cipher` alone."""
+def nginx(directory: Path, origin: Origin, settings: Settings, cipher: str) -> Iterator[Target]:
+    """nginx with proxy_cache, as cheap as it can be set up, that speaks TLS 1.3 with `cipher` alone."""
     path = program("nginx", "nginx-light")
     port = free_port()
-    certificate, key = directory / "nginx.crt", directory / "nginx.key"
-    _make_certificate(certificate, key)
+    directory = directory / "nginx"
+    directory.mkdir()
+    certificate, key = make_certificate(directory / "tls", REGISTRY)
     configuration = directory / "nginx.conf"
-    configuration.write_text(_nginx_conf(directory, port, certificate, key, cipher, origin))
-    command = [path, "-c", str(configuration), "-p", str(directory), "-e", str(directory / "nginx.log")]
-    with running("nginx", command, directory / "nginx.log", lambda: accepts(port)) as pid:
-        # The master listens before it has a worker. The worker does all the work, so its CPU time alone counts.
-        wait_until(lambda: bool(_workers(pid)), "nginx to have a worker")
+    configuration.write_text(_nginx_conf(directory, port, certificate, key, cipher, origin, settings))
+    command = [path, "-c", str(configuration), "-p", str(directory), "-e", str(directory / "log")]
+    with running("nginx", command, directory / "log", lambda: accepts(port)) as pid:
+        # The master listens before it has workers. They do all the work, so their CPU time alone counts.
+        wait_until(lambda: len(_workers(pid)) == settings.workers, "nginx to have its workers")
         version = subprocess.run([path, "-v"], capture_output=True, text=True, check=True).stderr
         name = version.rpartition(": ")[2].strip().replace("/", " ")
         yield Target(name, port, False, certificate, ("x-cache-status", "HIT"), _workers(pid), origin)
@@ -118,18 +126,14 @@ def _workers(master: int) -> tuple[int, ...]:
     return tuple(pid for pid in family(master) if "worker process" in command_line(pid))
 
 
-def _make_certificate(certificate: Path, key: Path) -> None:
-    """One self-signed ECDSA P-256 certificate: a shorter chain than ours, so cheaper to send."""
-    command = [program("openssl", "openssl"), *["req", "-x509", "-nodes", "-days", "30", "-newkey", "ec"]]
-    command += ["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", f"/CN={REGISTRY}"]
-    command += ["-addext", f"subjectAltName=DNS:{REGISTRY}", "-out", str(certificate), "-keyout", str(key)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise BenchError(f"openssl made no certificate:\n{made.stderr}")
-
-
 def _nginx_conf(
-    directory: Path, port: int, certificate: Path, key: Path, cipher: str, origin: Upstream
+    directory: Path,
+    port: int,
+    certificate: Path,
+    key: Path,
+    cipher: str,
+    origin: Origin,
+    settings: Settings,
 ) -> str:
     user = "user root;" if os.getuid() == 0 else ""  # else the worker could not write to its cache
     temporary = "\n".join(
@@ -138,16 +142,16 @@ def _nginx_conf(
     )
     return f"""{user}
 daemon off;
-worker_processes 1;
+worker_processes {settings.workers};
 pid {directory}/nginx.pid;
-error_log {directory}/nginx.log warn;
-events {{ worker_connections 1024; }}
+error_log {directory}/log warn;
+events {{ worker_connections 8192; }}
 http {{
     access_log off;
     sendfile on;
     tcp_nopush on;
     tcp_nodelay on;
-    output_buffers 2 256k;
+    output_buffers {settings.output_buffers};
     keepalive_timeout 300s;
     keepalive_requests 100000;
     open_file_cache max=1000 inactive=1h;
@@ -168,6 +172,7 @@ http {{
             proxy_cache_key $uri;
             proxy_cache_valid 200 206 60d;
             proxy_cache_lock on;
+            {settings.nginx}
             add_header X-Cache-Status $upstream_cache_status;
         }}
     }}

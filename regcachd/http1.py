@@ -236,12 +236,14 @@ class Http1Connection(Protocol):
     def deliver(self, consumer: BodyConsumer) -> None:
         self._consumer = consumer
         self._last = self._clock.seconds()
+        self._paused = False  # unless the consumer pauses before we have begun
         self._clock.callLater(0, self._begin)
 
     def _begin(self) -> None:
         if self._consumer is None:
             return  # lost meanwhile, and the consumer has been told
-        self.resume()
+        if not self._paused:
+            self.resume()
         early, self._early = self._early, []
         if self._remaining is None:
             self._events()

@@ -495,6 +495,22 @@ def test_a_paused_response_is_not_read_on(wire: Wire, head: bytes, pieces: list[
     assert not wire.paused
 
 
+def test_a_response_paused_as_soon_as_it_is_delivered_stays_paused(wire: Wire) -> None:
+    """A fill that has enough in memory pauses the answers that come meanwhile before they have begun."""
+    asked = wire.ask()
+    wire.receive(OK + b"Content-Length: 10\r\n\r\n")
+    body = Body()
+    asked.response.deliver(body)
+    asked.response.pause()
+    wire.turn()
+    wire.receive(b"helloworld")
+    wire.turn()
+    assert (body.data, wire.paused) == (b"", True)
+    asked.response.resume()
+    wire.turn()
+    assert (body.data, body.done) == (b"helloworld", 1)
+
+
 def test_an_idle_connection_listens_for_its_end(wire: Wire) -> None:
     asked = wire.ask()
     wire.receive(WITH_LENGTH)

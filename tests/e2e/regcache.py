@@ -38,10 +38,12 @@ class Daemon:
     directory: Path
 
     @classmethod
-    def start(cls, directory: Path, upstream: str, authority: Path, settings: str = "") -> Daemon:
+    def start(
+        cls, directory: Path, upstream: str, authority: Path, settings: str = "", store: str = ""
+    ) -> Daemon:
         """
         Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
-        `authority`. `settings` are further lines before the first table of the configuration.
+        `authority`. `settings` are further lines before the first table of the configuration, `store` are some of its [store].
         """
         directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
@@ -53,6 +55,7 @@ class Daemon:
             f"{settings}\n"
             "[store]\n"
             f"path = {json.dumps(str(directory / 'store'))}\n"
+            f"{store}\n"
             f"[registries.{json.dumps(REGISTRY)}]\n"
             f"upstream = {json.dumps(upstream)}\n"
             f"ca = {json.dumps(str(authority))}\n"
