@@ -43,7 +43,8 @@ class Daemon:
     ) -> Daemon:
         """
         Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
-        `authority`. `settings` are further lines before the first table of the configuration, `store` are some of its [store].
+        `authority`. `settings` are further lines before the first table of the configuration, `store` some of
+        its [store].
         """
         directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
