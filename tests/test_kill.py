@@ -21,7 +21,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from regcachd.config import parse_config
 from regcachd.reference import Digest
+from regcachd.service import prepare
 from regcachd.testing import FakeRegistry, Throttle
 from regcachd.testing.message import Body
 from tests.world import NAME, Client, Reply, until
@@ -192,6 +194,7 @@ async def test_killed_at_any_point(tmp_path: Path, sent: list[int]) -> None:
         """
     scene = Scene(tmp_path, registry, [Worker(tmp_path, config) for _ in range(3)], random.Random(SEED))
     print("seed", SEED)
+    prepare(parse_config([("daemon.toml", config)]))
     try:
         for worker in scene.workers:
             await worker.start()
