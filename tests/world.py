@@ -115,6 +115,7 @@ class World:
         await self.registry.start()
         self.start_daemon()
         await until(lambda: self.care.recovery.running is None)
+        await self.service.eviction.idle()  # which looks once after that
         return self
 
     def start_daemon(self) -> None:
