@@ -34,7 +34,7 @@ FAR = 64 * 1024 * 1024
 
 @define
 class UpstreamSource:
-    """A blob at its registry, asked for with one client's credential (fill.Source).
+    """A blob at its registry, asked for with one client's credential (source.Source).
 
     Whatever happened before, it is the registry that is asked, never an address it once redirected to: those expire.
     """
