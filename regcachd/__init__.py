@@ -11,8 +11,9 @@
 
 Requests   `frontdoor` reads the first head (`connect`) and obeys `intercept`. Inside, `web` speaks HTTP
            and `endpoints` dispatches by `routes`. `pages` are the daemon's own.
-Data path  `transport` sends files to clients: page cache to socket, without Twisted's TLS in between; where the
-           kernel makes the TLS records (`kernel_tls`), without this process in between.
+Data path  `transport` switches to TLS on the socket (`tls_socket`) and sends files: `sending`, from page cache to
+           socket, without Twisted's TLS in between; where the kernel makes the TLS records (`kernel_tls`), without
+           this process in between. What may wait for a disk is done in threads (`disk`).
 Content    `store` is files under their digests, `index` is SQLite beside them; `fill` is one download into a
            `partial`, with as many streams as `parallel` likes; its clients, and those of other workers who `follow`
            it, read a `growing` blob; `fills` keeps count. `passing` does without the store when that fails,

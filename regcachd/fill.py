@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .disk import InThread
 from .extents import Extents
 from .growing import FillFailed, Growing, StoreFailed
 from .http1 import Response, UpstreamFailed
@@ -28,7 +29,6 @@ from .parallel import Parallel
 from .partial import PIECE, Conflict, Partial, Phase
 from .ranges import parse_content_range
 from .store import Store
-from .transport import InThread
 
 log = Logger()
 

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .disk import InThread
 from .fill import Fill, Patience, Source, begins_at, total_of
 from .follow import Follower, Watches
 from .growing import FillFailed, Growing, StoreFailed
@@ -25,7 +26,6 @@ from .parallel import Parallel
 from .partial import Conflict, Partial, unlock
 from .reference import Digest
 from .store import Store
-from .transport import InThread
 
 log = Logger()
 

@@ -8,6 +8,7 @@ from twisted.logger import Logger
 
 from .access import Access, decide_access
 from .config import Limits, Registry
+from .disk import InThread
 from .evidence import Credential, Proofs
 from .fill import Patience
 from .fills import Fills, Settings
@@ -18,7 +19,6 @@ from .reference import Digest, Repository
 from .relay import Answer, asking
 from .singleflight import SingleFlight
 from .store import Store
-from .transport import InThread
 from .trouble import Trouble
 from .upstream import REDIRECTS, Upstream
 from .web import Request
