@@ -15,11 +15,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .disk import InThread
-from .fill import Source, begins_at, total_of
 from .growing import HELD_BACK, FillFailed
 from .http1 import Response, UpstreamFailed
 from .reference import Digest
 from .relay import pour
+from .source import Source, begins_at, total_of
 from .web import Request
 
 log = Logger()

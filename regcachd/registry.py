@@ -10,10 +10,10 @@ from .access import Access, decide_access
 from .config import Limits, Registry
 from .disk import InThread
 from .evidence import Credential, Proofs
-from .fill import Patience
 from .fills import Fills, Settings
 from .http1 import Response
 from .index import Index
+from .patience import Patience
 from .recent import RecentManifests
 from .reference import Digest, Repository
 from .relay import Answer, asking
