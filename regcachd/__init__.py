@@ -11,12 +11,14 @@
 
 Requests   `frontdoor` reads the first head (`connect`) and obeys `intercept`. Inside, `web` speaks HTTP
            and `endpoints` dispatches by `routes`. `pages` are the daemon's own.
-Data path  `transport` sends files to clients: page cache to socket, without Twisted's TLS in between; where the
-           kernel makes the TLS records (`kernel_tls`), without this process in between.
+Data path  `transport` switches to TLS on the socket (`tls_socket`) and sends files: `sending`, from page cache to
+           socket, without Twisted's TLS in between; where the kernel makes the TLS records (`kernel_tls`), without
+           this process in between. What may wait for a disk is done in threads (`disk`).
 Content    `store` is files under their digests, `index` is SQLite beside them; `fill` is one download into a
-           `partial`, with as many streams as `parallel` likes; its clients, and those of other workers who `follow`
-           it, read a `growing` blob; `fills` keeps count. `passing` does without the store when that fails,
-           which is `trouble`. `singleflight` makes one of many; `eviction` obeys `lru`.
+           `partial`: each `stream` is an answer of its `source`, as many as `parallel` likes and with `patience`, and
+           its `writer` does what the disk is for. Its clients, and those of other workers who `follow` it, read a
+           `growing` blob; `fills` keeps count. `passing` does without the store when that fails, which is
+           `trouble`. `singleflight` makes one of many; `eviction` obeys `lru`.
 Care       `care` is what a daemon does once for its store: it holds the `lock`; `recovery` makes the index, a
            `database` that may be lost, agree with the files; `scrub` has all blobs `examine`d again; old `leftovers`
            go. Each is a `chore` along the `shelves`. `admin` answers `cli`, which is regcachctl, at one of `sockets`.
@@ -28,8 +30,8 @@ Wiring     `tap` reads options and configuration (`documents`, `config`, `schema
            `service` makes everything and is, with `workers`, the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
-connect, extents, intercept, lru, parallel, config and what it is made of. The rest are edges. Times are seconds,
-sizes are bytes.
+connect, extents, intercept, lru, parallel, patience, config and what it is made of. The rest are edges. Times are
+seconds, sizes are bytes.
 """
 
 __version__ = "0.1.0"

@@ -4,7 +4,6 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from .evidence import Credential
-from .fill import Source, begins_at
 from .fills import Followed, NotGiven, Started, Stored
 from .freshness import matches
 from .growing import FillFailed, Growing, StoreFailed
@@ -15,6 +14,7 @@ from .reference import Digest, Repository
 from .registry import CachedRegistry, target_of
 from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, downward, stream
 from .singleflight import SingleFlight
+from .source import Source, begins_at
 from .store import OpenBlob
 from .upstream import Upstream
 from .web import Request

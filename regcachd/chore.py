@@ -12,7 +12,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
-from .transport import InThread
+from .disk import InThread
 
 Steps: TypeAlias = Generator[float, None, None]
 """The work."""

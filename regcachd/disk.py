@@ -8,7 +8,7 @@ the one never queues behind the other.
 from collections.abc import Callable
 from functools import partial
 from threading import Thread
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -17,6 +17,9 @@ from twisted.python.threadpool import ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+InThread = Callable[..., "Deferred[Any]"]
+"""`DiskThreads.run`: calls a function in a thread."""
 
 
 class DiskThreads:

@@ -19,11 +19,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .config import StoreConfig
+from .disk import InThread
 from .index import Index
 from .lru import choose, excess
 from .reference import Digest
 from .store import Store
-from .transport import InThread
 
 log = Logger()
 

@@ -17,15 +17,17 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .fill import Fill, Patience, Source, begins_at, total_of
+from .disk import InThread
+from .fill import Fill
 from .follow import Follower, Watches
 from .growing import FillFailed, Growing, StoreFailed
 from .http1 import Response, UpstreamFailed
 from .parallel import Parallel
 from .partial import Conflict, Partial, unlock
+from .patience import Patience
 from .reference import Digest
+from .source import Source, begins_at, total_of
 from .store import Store
-from .transport import InThread
 
 log = Logger()
 

@@ -26,7 +26,8 @@ from .farewell import take_leave
 from .guard import Forbidden, Rule, never_ours
 from .intercept import Intercept, Refuse, admitted, decide
 from .pki import PkiError
-from .transport import HandshakeFailed, name_of
+from .tls_socket import HandshakeFailed
+from .transport import name_of
 from .tunnel import Splice, TunnelFailed, open_tunnel
 from .web import Channel, WebFactory
 

@@ -20,13 +20,21 @@ from twisted.internet.unix import Port as UnixPort
 from twisted.python.failure import Failure
 
 from .errors import RegcachdError
-from .transport import DualPort
 
 _NO_IPV6 = (EAFNOSUPPORT, EADDRNOTAVAIL)
 
 
 class CannotListen(RegcachdError):
     """An address of `listen` cannot be served."""
+
+
+class DualPort(TCPPort):
+    """A port on `::` that takes IPv4 clients too, whatever net.ipv6.bindv6only says."""
+
+    def createInternetSocket(self) -> socket.socket:
+        skt: socket.socket = super().createInternetSocket()
+        skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        return skt
 
 
 def bind(reactor: Any, descriptions: Iterable[str], factory: Factory) -> list[Any]:

@@ -14,12 +14,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .fill import Source, begins_at, total_of
+from .disk import InThread
 from .growing import HELD_BACK, FillFailed
 from .http1 import Response, UpstreamFailed
 from .reference import Digest
 from .relay import pour
-from .transport import InThread
+from .source import Source, begins_at, total_of
 from .web import Request
 
 log = Logger()

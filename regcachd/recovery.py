@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .chore import Chore, Steps, after
+from .disk import InThread
 from .errors import RegcachdError
 from .examine import Examination, remove_rotten
 from .index import PATIENCE_IN_THREAD, Index
@@ -24,7 +25,6 @@ from .leftovers import names, sweep
 from .reference import Digest
 from .shelves import BlobFile, Shelf, contents, shelves, strangers
 from .store import Store
-from .transport import InThread
 
 log = Logger()
 

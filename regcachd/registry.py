@@ -8,17 +8,17 @@ from twisted.logger import Logger
 
 from .access import Access, decide_access
 from .config import Limits, Registry
+from .disk import InThread
 from .evidence import Credential, Proofs
-from .fill import Patience
 from .fills import Fills, Settings
 from .http1 import Response
 from .index import Index
+from .patience import Patience
 from .recent import RecentManifests
 from .reference import Digest, Repository
 from .relay import Answer, asking
 from .singleflight import SingleFlight
 from .store import Store
-from .transport import InThread
 from .trouble import Trouble
 from .upstream import REDIRECTS, Upstream
 from .web import Request

@@ -16,13 +16,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .chore import Chore, Steps, after
+from .disk import InThread
 from .errors import RegcachdError
 from .examine import STEP, Examination, remove_rotten
 from .index import PATIENCE_IN_THREAD, Index, ScrubRecord
 from .reference import Digest
 from .shelves import BlobFile, contents, shelves
 from .store import Store
-from .transport import InThread
 
 log = Logger()
 

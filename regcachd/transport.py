@@ -1,72 +1,34 @@
 """The data path: transports that switch to TLS on the socket and send files.
 
-How a cached layer reaches a client:
-
-    page cache --preadv--> one reused buffer --SSL_write--> socket          (TLS)
-    page cache ----------------sendfile-------------------> socket          (plain HTTP, and TLS by the kernel)
-
 Stock Twisted TLS moves every byte through a memory BIO and two buffers; here OpenSSL is bound to the
-file descriptor, and the buffer is one per process, because each use of it ends before the next begins.
+file descriptor (`tls_socket`), and files go to it by the rules of `sending`.
 
-Rules that hold this file together:
-
-1. The reactor's thread never waits for a disk: files are read with RWF_NOWAIT, and what is not in the
-   page cache is read by a disk thread while other connections go on.
-2. One connection sends at most TURN bytes before the reactor looks at the others.
-3. A blocked TLS connection keeps nothing: what the client has not taken is read again from the page cache when
-   it takes more. OpenSSL demands that a write it could not finish is repeated with the same bytes, no
-   fewer (SSL_write(3), SSL_ERROR_WANT_WRITE): `again` says how many. It need not be the same address, because every
-   context used here has SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER (`tls.MODE`). Where the kernel encrypts (`kernel_tls`)
-   nothing of this holds: the socket is written to as in plain.
-4. The head of a CONNECT is taken from the kernel to its last byte and no further (MSG_PEEK), so a
-   ClientHello sent in the same segment is still there for OpenSSL, and tunnelled bytes for the splice.
+The head of a CONNECT is taken from the kernel to its last byte and no further (MSG_PEEK), so a
+ClientHello sent in the same segment is still there for OpenSSL, and tunnelled bytes for the splice.
 
 Of Twisted's internals this leans on: the class an accepted connection is made of (`tcp.Port.transport`),
 `tcp.Connection.socket` (anything with recv/send/shutdown/close), and `doRead`/`doWrite`, which are the
 documented interface of descriptors (IReadWriteDescriptor).
 """
 
-import errno
-import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 from typing import Protocol as Shape
 
 from OpenSSL import SSL
 from twisted.internet import main, tcp, unix
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from . import kernel_tls
-from .errors import RegcachdError
-
-CHUNK = 128 * 1024
-"""Bytes read from a file, and given to OpenSSL, at once: enough to make Python's part in it small, and little enough
-to stay in the processor's L2 cache."""
-
-TURN = 1024 * 1024
-"""Bytes one connection may send per turn of the reactor."""
+from .disk import InThread
+from .sending import FileUnreadable, Sending
+from .tls_socket import HandshakeFailed, TLSSocket
 
 PEEK = 16 * 1024
 """Bytes looked at together while a request head is read."""
-
-_buffer = memoryview(bytearray(CHUNK))
-
-InThread = Callable[..., "Deferred[Any]"]
-"""`DiskThreads.run`: calls a function in a thread."""
-
-
-class HandshakeFailed(RegcachdError):
-    """A TLS handshake did not succeed; the message is OpenSSL's reason."""
-
-
-class FileUnreadable(RegcachdError):
-    """The file behind a response could not be read to the end; the response must be cut."""
 
 
 class HeadReader(Shape):
@@ -77,129 +39,6 @@ class HeadReader(Shape):
 
     def head_taken(self) -> None:
         """Those bytes have been consumed: act on them."""
-
-
-def _reason(error: SSL.Error) -> str:
-    """OpenSSL's words for an error, such as "tlsv1 alert unknown ca"."""
-    if error.args and isinstance(error.args[0], list):
-        return ", ".join(entry[-1] for entry in error.args[0]) or "no reason given"
-    return " ".join(str(arg) for arg in error.args) or "no reason given"
-
-
-class TLSSocket:
-    """What `tcp.Connection` calls a socket, with OpenSSL bound to the file descriptor."""
-
-    kernel_encrypts = False
-    """Does the kernel, once the handshake is done, make the records of what is sent?"""
-
-    def __init__(self, raw: socket.socket, context: SSL.Context, server_name: str | None) -> None:
-        self._raw = raw
-        self.tls = SSL.Connection(context, raw)
-        if server_name is None:
-            self.tls.set_accept_state()
-        else:
-            self.tls.set_connect_state()
-            if not (isIPAddress(server_name) or isIPv6Address(server_name)):  # RFC 6066 section 3: names only
-                self.tls.set_tlsext_host_name(server_name.encode("ascii"))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._raw, name)
-
-    def do_handshake(self) -> None:
-        """Go on with the handshake.
-
-        Raises SSL.WantReadError or SSL.WantWriteError when it needs the peer, HandshakeFailed when it is over.
-        """
-        try:
-            self.tls.do_handshake()
-        except (SSL.WantReadError, SSL.WantWriteError):
-            raise
-        except SSL.SysCallError as error:
-            raise HandshakeFailed("the peer closed the connection during the handshake") from error
-        except SSL.Error as error:
-            raise HandshakeFailed(_reason(error)) from error
-        self.kernel_encrypts = kernel_tls.has_taken(self._raw)
-
-    def recv(self, size: int) -> bytes:
-        """Decrypted bytes of at most one record; b"" when the peer has said that there will be no more.
-
-        A connection that ends without close_notify is lost, whatever TCP says: what it carried may be cut short (RFC
-        9112 section 9.8).
-        `size` is larger than a record everywhere, so nothing decrypted is ever left behind in OpenSSL
-        where the reactor could not see it.
-        """
-        data: bytes | None = None
-        try:
-            data = self.tls.recv(size)
-        except (SSL.WantReadError, SSL.WantWriteError):
-            pass
-        except SSL.ZeroReturnError:
-            return b""
-        except SSL.SysCallError as error:
-            raise OSError(errno.ECONNRESET, _reason(error)) from None
-        except SSL.Error as error:
-            raise OSError(errno.EPROTO, _reason(error)) from None
-        if self.kernel_encrypts and kernel_tls.key_update_seen(self.tls):
-            raise OSError(errno.EPROTO, "the client wants new keys, which the kernel cannot change")
-        if data is None:
-            raise BlockingIOError(errno.EWOULDBLOCK, "TLS wants more")
-        return data
-
-    def send(self, data: bytes | memoryview) -> int:
-        """Send `data`, or its beginning; raises BlockingIOError when the socket is full (rule 3)."""
-        if not data:
-            return 0  # as a socket does; SSL_write(3) leaves an empty write undefined
-        if self.kernel_encrypts:
-            return self._raw.send(data)
-        try:
-            return self.tls.send(data)
-        except (SSL.WantReadError, SSL.WantWriteError):
-            raise BlockingIOError(errno.EWOULDBLOCK, "TLS wants more") from None
-        except SSL.SysCallError as error:
-            raise OSError(*error.args) from None
-        except SSL.Error as error:
-            raise OSError(errno.EPROTO, _reason(error)) from None
-
-    def shutdown(self, how: int) -> None:
-        """Say close_notify (RFC 8446 section 6.1) before the TCP half or whole is closed."""
-        if how != socket.SHUT_RD:
-            with suppress(SSL.Error):  # the peer is gone already, or the handshake never ended
-                self.tls.shutdown()
-        self._raw.shutdown(how)
-
-
-class _FileSend:
-    """A file on its way to the client.
-
-    `held` is what a thread has read from its beginning; `again` is how many bytes of it OpenSSL has begun to send.
-    """
-
-    __slots__ = ("again", "count", "done", "fd", "held", "offset")
-
-    def __init__(self, fd: int, offset: int, count: int) -> None:
-        self.fd = fd
-        self.offset = offset
-        self.count = count
-        self.held: bytes | None = None
-        self.again = 0
-        self.done: Deferred[None] = Deferred()
-
-
-def _read_cold(fd: int, offset: int, count: int) -> bytes:
-    """In a thread: read what is not in the page cache, and ask the kernel to read on ahead."""
-    os.posix_fadvise(fd, offset, 8 * CHUNK, os.POSIX_FADV_WILLNEED)
-    return os.pread(fd, min(count, CHUNK), offset)
-
-
-def _read_warm(fd: int, offset: int, view: memoryview) -> int | None:
-    """Read from the page cache into `view`; None when that would have to wait for the disk."""
-    try:
-        return os.preadv(fd, [view], offset, os.RWF_NOWAIT)
-    except OSError as error:
-        # EOPNOTSUPP: a file system without RWF_NOWAIT (some network ones): there a thread reads everything
-        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
-            return None
-        raise
 
 
 class DirectMixin:
@@ -213,7 +52,7 @@ class DirectMixin:
     when_lost: "Callable[[Any], None] | None" = None
     """Called with this transport when the connection is lost, whatever protocol it carries by then."""
 
-    _file: _FileSend | None = None
+    _file: Sending | None = None
     _reading_cold = False
     _head_reader: HeadReader | None = None
     _context: SSL.Context | None = None
@@ -335,7 +174,7 @@ class DirectMixin:
             raise RuntimeError("one file at a time on a connection")
         if not count:
             return succeed(None)
-        job = self._file = _FileSend(fd, offset, count)
+        job = self._file = Sending(fd, offset, count)
         self.startWriting()
         return job.done
 
@@ -366,8 +205,12 @@ class DirectMixin:
 
     def _send_some(self: Any) -> Any:
         job = self._file
+        left = job.count
         try:
-            more = self._encrypt(job) if self._encrypts else self._sendfile(job)
+            try:
+                more = job.encrypt(self.socket.send) if self._encrypts else job.sendfile(self.socket.fileno())
+            finally:
+                self.bytes_moved += left - job.count
         except FileUnreadable as error:
             self._file_done(Failure(error))
             return None
@@ -375,7 +218,7 @@ class DirectMixin:
             return main.CONNECTION_LOST
         if not more:
             self.stopWriting()
-            self.in_thread(_read_cold, job.fd, job.offset, job.count).addBoth(self._cold_read, job)
+            self.in_thread(job.read_cold).addBoth(self._cold_read, job)
             self._reading_cold = True
         elif not job.count:
             self._file_done(None)
@@ -388,7 +231,7 @@ class DirectMixin:
             self.stopWriting()
         job.done.callback(result)
 
-    def _cold_read(self: Any, result: bytes | Failure, job: _FileSend) -> None:
+    def _cold_read(self: Any, result: bytes | Failure, job: Sending) -> None:
         self._reading_cold = False
         if self.disconnected:
             job.done.errback(Failure(ConnectionLost("the client has gone")))
@@ -396,67 +239,13 @@ class DirectMixin:
             self._file_done(
                 Failure(FileUnreadable(f"reading a stored blob failed: {result.getErrorMessage()}"))
             )
-        elif not result:
-            self._file_done(Failure(FileUnreadable("a stored blob is shorter than its recorded size")))
-        elif len(result) < job.again:
-            self._file_done(Failure(FileUnreadable("a stored blob has become shorter")))
         else:
-            job.held = result
-            self.startWriting()
-
-    def _encrypt(self: Any, job: _FileSend) -> bool:
-        """Send up to a turn through TLS; False when the next bytes must come from the disk."""
-        send = self.socket.send
-        budget = TURN
-        while job.count and budget > 0:
-            if job.held is not None:
-                view, job.held = memoryview(job.held), None
-            else:
-                got = _checked(job, _buffer[: min(CHUNK, job.count)])
-                if got is None or got < job.again:
-                    return False
-                view = _buffer[:got]
-            at, end = 0, len(view)
             try:
-                while at < end:
-                    at += send(view[at:])
-                job.again = 0
-            except BlockingIOError:
-                job.again = end - at  # rule 3
-                budget = 0
-            job.offset += at
-            job.count -= at
-            self.bytes_moved += at
-            budget -= at
-        return True
-
-    def _sendfile(self: Any, job: _FileSend) -> bool:
-        """Send up to a turn as it is; False when the next bytes must come from the disk.
-
-        sendfile(2) would sleep on the disk, so it runs only over a stretch whose two ends are in the page
-        cache (read-ahead fills what lies between) or which a thread has just read.
-        """
-        stretch = min(job.count, TURN)
-        if job.held is not None:
-            stretch, job.held = len(job.held), None
-        else:
-            for at in (job.offset, job.offset + stretch - 1):
-                if _checked(job, _buffer[:1], at) is None:
-                    return False
-        try:
-            sent = os.sendfile(self.socket.fileno(), job.fd, job.offset, stretch)
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            if error.errno == errno.EIO:
-                raise FileUnreadable(f"reading a stored blob failed: {error}") from error
-            raise
-        if not sent:
-            raise FileUnreadable("a stored blob is shorter than its recorded size")
-        job.offset += sent
-        job.count -= sent
-        self.bytes_moved += sent
-        return True
+                job.hold(result)
+            except FileUnreadable as error:
+                self._file_done(Failure(error))
+            else:
+                self.startWriting()
 
     # -- the end
 
@@ -471,14 +260,6 @@ class DirectMixin:
             job.done.errback(reason)
         if self.when_lost is not None:
             self.when_lost(self)
-
-
-def _checked(job: _FileSend, view: memoryview, at: int | None = None) -> int | None:
-    """`_read_warm`, with failures as FileUnreadable. Where nothing comes, `_read_cold` finds out why."""
-    try:
-        return _read_warm(job.fd, job.offset if at is None else at, view) or None
-    except OSError as error:
-        raise FileUnreadable(f"reading a stored blob failed: {error}") from error
 
 
 class DirectServer(DirectMixin, tcp.Server):  # type: ignore[misc]  # the socket changes its type
@@ -501,15 +282,6 @@ class DirectConnector(tcp.Connector):
 
     def _makeTransport(self) -> DirectClient:
         return DirectClient(self.host, self.port, self.bindAddress, self, self.reactor)
-
-
-class DualPort(tcp.Port):
-    """A port on `::` that takes IPv4 clients too, whatever net.ipv6.bindv6only says."""
-
-    def createInternetSocket(self) -> socket.socket:
-        skt: socket.socket = super().createInternetSocket()
-        skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        return skt
 
 
 def use_direct_transport(port: Any, in_thread: InThread) -> None:

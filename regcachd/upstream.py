@@ -28,7 +28,8 @@ from .config import Limits, Registry
 from .guard import GuardedReactor, anywhere, never_ours
 from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
 from .tls import MODE
-from .transport import HandshakeFailed, QuietFactory
+from .tls_socket import HandshakeFailed
+from .transport import QuietFactory
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
-from regcachd import fill, parallel, partial
+from regcachd import fill, parallel, partial, writer
 from regcachd.growing import Growing
 from regcachd.parallel import LARGE, Parallel
 from regcachd.reference import Digest
@@ -261,8 +261,8 @@ async def test_pieces_ahead_survive_a_restart(tmp_path: Path) -> None:
 
 @downloads
 async def test_a_slow_disk_pauses_all_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "QUEUE_HIGH", 200_000)
-    monkeypatch.setattr(fill, "QUEUE_LOW", 50_000)
+    monkeypatch.setattr(writer, "QUEUE_HIGH", 200_000)
+    monkeypatch.setattr(writer, "QUEUE_LOW", 50_000)
     async with running(tmp_path) as world:
         digest = blob(world, Throttle(SPEED))
         result = start(world.client(), blob_path(digest))
@@ -271,7 +271,7 @@ async def test_a_slow_disk_pauses_all_connections(tmp_path: Path, monkeypatch: p
         def look() -> bool:
             entry = world.service.fills._entries.get(digest)
             if entry is not None:
-                held.append(entry.driver._queued)  # type: ignore[union-attr]
+                held.append(entry.driver._writer.queued)  # type: ignore[union-attr]
             return bool(result.called)
 
         await until(look, 20)

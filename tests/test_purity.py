@@ -21,6 +21,9 @@ PURE = [
     "access",
     "config",
     "lru",
+    "extents",
+    "parallel",
+    "patience",
 ]
 """Those of the design; a module is tested from the moment it exists."""
 

@@ -16,7 +16,7 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.threads import deferToThread
 
 from regcachd.http1 import UpstreamFailed
-from regcachd.transport import FileUnreadable
+from regcachd.sending import FileUnreadable
 from regcachd.web import MOST_BODY, Request, WebFactory
 from tests.conftest import FlushErrors
 from tests.wire import Hand, Identity, Place, Talk, dial, read_to_end

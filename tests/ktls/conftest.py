@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from regcachd import kernel_tls
-from tests.test_transport import identity, make_file, place
+from tests.direct import identity, make_file, place
 from tests.wire import Identity
 
 __all__ = ["identity", "make_file", "place"]

@@ -11,8 +11,8 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from tests.direct import TLS, File, pair
 from tests.ktls.conftest import taken
-from tests.test_transport import TLS, File, pair
 from tests.wire import Hand, Identity, Place, Served, pause, read_exactly
 from tests.world import NAME, until
 
