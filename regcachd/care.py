@@ -1,6 +1,7 @@
 """What a daemon does once for a store, however many workers it has: its main process holds the store's lock, makes the
 index agree with the files, scrubs, sweeps up, and answers on the admin socket."""
 
+import errno
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from twisted.logger import Logger
 from .admin import Admin, Command, Document
 from .config import Config
 from .disk import DiskThreads
+from .eviction import evict_blindly
 from .index import TICK, Index
 from .leftovers import PartialFile, partials, sweep
 from .lock import StoreLock
@@ -31,6 +33,8 @@ _PLACE_LOOK = 60.0
 """Seconds between looks whether the store is where it was."""
 _SWEEP = 3600.0
 """Seconds between sweeps of old partials."""
+_GIVEN_UP = 8
+"""Blobs, at most, that are given up on a full disk to make room for an index."""
 
 
 class Care:
@@ -96,10 +100,15 @@ class Care:
         try:
             self._lock.sign()
         except OSError as error:
-            raise StoreUnusable(
-                f"the store {self._store.path} cannot be written to: {error.strerror or error}"
-            ) from error
-        self._index.open()
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreUnusable(
+                    f"the store {self._store.path} cannot be written to: {error.strerror or error}"
+                ) from error
+        self._index.open(or_later=True)
+        for _ in range(_GIVEN_UP):
+            if self._index.is_open or not evict_blindly(self._store):
+                break
+            self._index.tick()
         self._index.forget_proofs(before=math.inf)  # of a daemon before this one, whose key is gone
         self.admin.listen()
 
@@ -107,12 +116,13 @@ class Care:
         """Begin the work in the background."""
         if self._lock.was_left:
             log.info("the daemon before this one did not stop in an orderly way: the index is checked")
-        if self._index.totals() == (0, 0):
-            log.info(
-                "the store {path} is new, or has lost its index: what lies in it is entered",
-                path=str(self._store.path),
-            )
-        self.recovery.start(check=self._lock.was_left)
+        if self._index.is_open:  # else that is what `tick` waits for
+            if self._index.totals() == (0, 0):
+                log.info(
+                    "the store {path} is new, or has lost its index: what lies in it is entered",
+                    path=str(self._store.path),
+                )
+            self.recovery.start(check=self._lock.was_left)
         for chore, interval in self._chores.items():
             chore.start(interval, now=False)
 

@@ -193,7 +193,7 @@ class RegcacheService(Service):
         """Bind, while there may still be privileges to bind low ports. Exits with a line that says why it cannot."""
         try:
             if self.care is None:
-                self._index.open()
+                self._index.open(or_later=True)
             else:
                 self.care.begin()
             if self._inheritance is None:
