@@ -66,7 +66,8 @@ class HandshakeFailed(RegcachdError):
 
 
 class FileUnreadable(RegcachdError):
-    """The file behind a response could not be read to the end; the response must be cut."""
+    """The file behind a response could not be read to the end; the response must be cut. Its cause is an OSError, or
+    none when the file has become shorter."""
 
 
 class HeadReader(Shape):
@@ -393,9 +394,9 @@ class DirectMixin:
         if self.disconnected:
             job.done.errback(Failure(ConnectionLost("the client has gone")))
         elif isinstance(result, Failure):
-            self._file_done(
-                Failure(FileUnreadable(f"reading a stored blob failed: {result.getErrorMessage()}"))
-            )
+            error = FileUnreadable(f"reading a stored blob failed: {result.getErrorMessage()}")
+            error.__cause__ = result.value
+            self._file_done(Failure(error))
         elif not result:
             self._file_done(Failure(FileUnreadable("a stored blob is shorter than its recorded size")))
         elif len(result) < job.again:
