@@ -27,10 +27,8 @@ log = Logger()
 
 _THREADS = 2
 """One for what takes long, and one for those who want to know about it."""
-_SCRUB_LOOK = 60.0
-"""Seconds between looks whether a scrub is due."""
-_PLACE_LOOK = 60.0
-"""Seconds between looks whether the store is where it was."""
+_LOOK = 60.0
+"""Seconds between looks whether the store is where it was, and whether a scrub is due."""
 _SWEEP = 3600.0
 """Seconds between sweeps of old partials."""
 _GIVEN_UP = 8
@@ -78,8 +76,7 @@ class Care:
         """What is wrong with the store as a whole."""
         self._chores = {
             LoopingCall(self.tick): TICK,
-            LoopingCall(self._look_at_scrub): _SCRUB_LOOK,
-            LoopingCall(self._look_at_place): _PLACE_LOOK,
+            LoopingCall(self._look): _LOOK,
             LoopingCall(self._sweep): _SWEEP,
         }
         for chore in self._chores:
@@ -146,8 +143,9 @@ class Care:
         """Let the next daemon have the store: when nothing of this one uses it any more."""
         self._lock.release()
 
-    def _look_at_scrub(self) -> None:
-        if self.recovery.running is None:
+    def _look(self) -> None:
+        self._look_at_place()
+        if self.trouble is None and self.recovery.running is None:
             self.scrub.look()
 
     def _look_at_place(self) -> None:
@@ -179,7 +177,10 @@ class Care:
 
     async def _say_store(self, _: Document) -> Document:
         self._look_at_place()
-        filesystem, free = await self._threads.run(self._store.space)
+        try:
+            filesystem, free = await self._threads.run(self._store.space)
+        except OSError as error:
+            raise StoreUnusable(self.trouble or str(error)) from error
         waiting = await self._threads.run(partials, self._store)
         blobs, stored = self._index.totals()
         limits = self._config.store
@@ -202,6 +203,9 @@ class Care:
         return self._scrub_document()
 
     async def _begin_scrub(self, _: Document) -> Document:
+        self._look_at_place()
+        if self.trouble is not None:
+            raise StoreUnusable(self.trouble)
         await self.scrub.hurry()
         return self._scrub_document()
 
