@@ -131,7 +131,7 @@ class RegcacheService(Service):
             name: Endpoints(CachedRegistry(shared, upstream), openings)
             for name, upstream in self._upstreams.items()
         }
-        self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble)
+        self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble, store)
         self._contexts = LeafContexts(
             self.ca,
             utc_now,
