@@ -88,6 +88,7 @@ async def test_a_blob_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest
         assert (await client.get(f"/v2/team/app/blobs/{digest}")).status == 200
     await until(lambda: len(here.stored()) == 2)
     assert (await client.get(f"/v2/team/app/blobs/{digests[0]}")).status == 200
+    await here.service.eviction.idle()  # a round that has just failed does not try again by itself
     monkeypatch.undo()
     here.service.eviction.wake()
     await until(lambda: len(here.stored()) == 0)  # one blob is more than 95 % of the limit
