@@ -64,9 +64,12 @@ class _Commands(Resource):
     def __init__(self, commands: Iterable[Command]) -> None:
         super().__init__()
         self._commands = {(each.path, each.method): each for each in commands}
+        self.is_closed = False
 
     def render(self, request: Request) -> Any:
         """Run a command."""
+        if self.is_closed:
+            return _answer(request, 503, {"error": "regcachd is stopping"})
         path, method = request.path.decode("latin-1"), request.method.decode("latin-1")
         command = self._commands.get((path, method))
         if command is None:
@@ -137,7 +140,8 @@ class Admin:
     def __init__(self, reactor: Any, path: Path, commands: Iterable[Command]) -> None:
         self._reactor = reactor
         self.path = path
-        self._site = _QuietSite(_Commands(commands), timeout=_PATIENCE)
+        self._commands = _Commands(commands)
+        self._site = _QuietSite(self._commands, timeout=_PATIENCE)
         self._port: Any = None
 
     def listen(self) -> None:
@@ -154,7 +158,8 @@ class Admin:
             )
 
     async def stop(self) -> None:
-        """Close the socket, and remove it."""
+        """Close the socket, and remove it. Who is connected already is told so."""
+        self._commands.is_closed = True
         if self._port is not None:
             port, self._port = self._port, None
             await port.stopListening()

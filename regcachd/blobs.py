@@ -4,15 +4,18 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from .evidence import Credential
+from .examine import discard, is_medium
 from .fills import Followed, NotGiven, Started, Stored
 from .freshness import matches
 from .growing import FillFailed, Growing, StoreFailed
 from .http1 import RawHeaders, Response, UpstreamFailed
+from .partial import is_at
 from .passing import bring_part, go_on_without_store, pass_whole
 from .ranges import Part, Unsatisfiable, content_range, decide_range, unsatisfied_range
 from .reference import Digest, Repository
 from .registry import CachedRegistry, target_of
 from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, downward, stream
+from .sending import FileUnreadable
 from .singleflight import SingleFlight
 from .source import Source, begins_at
 from .store import OpenBlob
@@ -252,7 +255,11 @@ class Blobs:
         if request.method != b"HEAD":
             if isinstance(file, OpenBlob):
                 assert stop is not None
-                await request.send_file(file.fd, start, stop - start)
+                try:
+                    await request.send_file(file.fd, start, stop - start)
+                except FileUnreadable as error:
+                    await self._give_up(digest, file, error)
+                    raise
             else:
                 if not await self._follow(request, digest, source, file, start, stop):
                     return
@@ -260,6 +267,17 @@ class Blobs:
             self._registry.shared.index.used(digest, self._registry.shared.now())
         if not request.gone:
             request.finish()
+
+    async def _give_up(self, digest: Digest, blob: OpenBlob, error: FileUnreadable) -> None:
+        """A stored blob cannot be read: whoever asks for it again, as this client will, gets it from upstream."""
+        shared = self._registry.shared
+        path = shared.store.blob_path(digest)
+        if (error.__cause__ is None or is_medium(error.__cause__)) and is_at(blob.fd, path):
+            shared.index.remove([digest])
+            try:
+                await shared.in_thread(discard, shared.store, digest, str(error))
+            except OSError as failed:
+                log.error("{digest} cannot be removed: {why}", digest=str(digest), why=failed)
 
     async def _follow(
         self, request: Request, digest: Digest, source: Source, growing: Growing, start: int, stop: int | None

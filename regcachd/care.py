@@ -1,6 +1,7 @@
 """What a daemon does once for a store, however many workers it has: its main process holds the store's lock, makes the
 index agree with the files, scrubs, sweeps up, and answers on the admin socket."""
 
+import errno
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from twisted.logger import Logger
 from .admin import Admin, Command, Document
 from .config import Config
 from .disk import DiskThreads
+from .eviction import evict_blindly
 from .index import TICK, Index
 from .leftovers import PartialFile, partials, sweep
 from .lock import StoreLock
@@ -25,12 +27,12 @@ log = Logger()
 
 _THREADS = 2
 """One for what takes long, and one for those who want to know about it."""
-_SCRUB_LOOK = 60.0
-"""Seconds between looks whether a scrub is due."""
-_PLACE_LOOK = 60.0
-"""Seconds between looks whether the store is where it was."""
+_LOOK = 60.0
+"""Seconds between looks whether the store is where it was, and whether a scrub is due."""
 _SWEEP = 3600.0
 """Seconds between sweeps of old partials."""
+_GIVEN_UP = 8
+"""Blobs, at most, that are given up on a full disk to make room for an index."""
 
 
 class Care:
@@ -74,8 +76,7 @@ class Care:
         """What is wrong with the store as a whole."""
         self._chores = {
             LoopingCall(self.tick): TICK,
-            LoopingCall(self._look_at_scrub): _SCRUB_LOOK,
-            LoopingCall(self._look_at_place): _PLACE_LOOK,
+            LoopingCall(self._look): _LOOK,
             LoopingCall(self._sweep): _SWEEP,
         }
         for chore in self._chores:
@@ -96,10 +97,15 @@ class Care:
         try:
             self._lock.sign()
         except OSError as error:
-            raise StoreUnusable(
-                f"the store {self._store.path} cannot be written to: {error.strerror or error}"
-            ) from error
-        self._index.open()
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreUnusable(
+                    f"the store {self._store.path} cannot be written to: {error.strerror or error}"
+                ) from error
+        self._index.open(or_later=True)
+        for _ in range(_GIVEN_UP):
+            if self._index.is_open or not evict_blindly(self._store):
+                break
+            self._index.tick()
         self._index.forget_proofs(before=math.inf)  # of a daemon before this one, whose key is gone
         self.admin.listen()
 
@@ -107,12 +113,13 @@ class Care:
         """Begin the work in the background."""
         if self._lock.was_left:
             log.info("the daemon before this one did not stop in an orderly way: the index is checked")
-        if self._index.totals() == (0, 0):
-            log.info(
-                "the store {path} is new, or has lost its index: what lies in it is entered",
-                path=str(self._store.path),
-            )
-        self.recovery.start(check=self._lock.was_left)
+        if self._index.is_open:  # else that is what `tick` waits for
+            if self._index.totals() == (0, 0):
+                log.info(
+                    "the store {path} is new, or has lost its index: what lies in it is entered",
+                    path=str(self._store.path),
+                )
+            self.recovery.start(check=self._lock.was_left)
         for chore, interval in self._chores.items():
             chore.start(interval, now=False)
 
@@ -136,8 +143,9 @@ class Care:
         """Let the next daemon have the store: when nothing of this one uses it any more."""
         self._lock.release()
 
-    def _look_at_scrub(self) -> None:
-        if self.recovery.running is None:
+    def _look(self) -> None:
+        self._look_at_place()
+        if self.trouble is None and self.recovery.running is None:
             self.scrub.look()
 
     def _look_at_place(self) -> None:
@@ -169,7 +177,10 @@ class Care:
 
     async def _say_store(self, _: Document) -> Document:
         self._look_at_place()
-        filesystem, free = await self._threads.run(self._store.space)
+        try:
+            filesystem, free = await self._threads.run(self._store.space)
+        except OSError as error:
+            raise StoreUnusable(self.trouble or str(error)) from error
         waiting = await self._threads.run(partials, self._store)
         blobs, stored = self._index.totals()
         limits = self._config.store
@@ -192,6 +203,9 @@ class Care:
         return self._scrub_document()
 
     async def _begin_scrub(self, _: Document) -> Document:
+        self._look_at_place()
+        if self.trouble is not None:
+            raise StoreUnusable(self.trouble)
         await self.scrub.hurry()
         return self._scrub_document()
 

@@ -8,6 +8,7 @@ processes that have it open notice that in `look`, and change over.
 SQLite knows of files that were renamed while open: the last to close one leaves the new one's log alone.
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -47,6 +48,13 @@ Statement = tuple[str, Sequence[Sequence[Any]]]
 """SQL, and the parameters of each of its executions."""
 
 
+_NO_ROOM = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_IOERR_WRITE,  # what SQLite makes of a quota
+}
+
+
 class DatabaseUnusable(RegcachdError):
     """The file can neither be used nor replaced."""
 
@@ -76,12 +84,22 @@ class Database:
 
     # -- opening
 
-    def open(self) -> None:
-        """Open the file, or a new one where it is missing or damaged. Raises DatabaseUnusable."""
+    def open(self, *, or_later: bool = False) -> None:
+        """Open the file, or a new one where it is missing or damaged. `or_later`: where the disk has no room for it, go
+        on without, and let `look` open it when there is. Raises DatabaseUnusable."""
         try:
             with _alone(self.path.parent):
                 self._open(damage=None)
         except (_NotOurs, sqlite3.Error, OSError) as error:
+            if or_later and _is_lack_of_room(error):
+                log.error(
+                    "there is no room for {path}, going on without it: {why}",
+                    path=str(self.path),
+                    why=error,
+                )
+                self._directory = _identity(self.path.parent)
+                self._in_trouble = self._failed = True
+                return
             raise DatabaseUnusable(
                 f"{self.path} cannot be used: {error}; see that its directory and its disk are in order"
             ) from error
@@ -114,9 +132,10 @@ class Database:
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA wal_autocheckpoint = 0")
             db.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
-            db.executescript(self._schema)
-            if version != self._version:
-                db.execute(f"PRAGMA user_version = {self._version}")
+            sign = f"PRAGMA user_version = {self._version};" if version != self._version else ""
+            db.executescript(
+                f"BEGIN IMMEDIATE; {self._schema}; {sign} COMMIT"
+            )  # all, or on a full disk nothing
             for probe in self._probes:
                 db.execute(probe).fetchall()
             db.execute("PRAGMA busy_timeout = 0")  # from now on _execute waits
@@ -215,10 +234,11 @@ class Database:
     # -- looking after it
 
     def look(self) -> bool:
-        """Replace the file if it was found to be damaged, and change over if another process has replaced it, or
-        somebody has deleted it. True when another file is in use now. For every few seconds."""
+        """Replace the file if it was found to be damaged, change over if another process has replaced it, or somebody
+        has deleted it, and open it if there was no room. True when another file is in use now. For every few
+        seconds."""
         self._in_trouble, self._failed = self._failed, False
-        if _identity(self.path) == self._file and self._damage is None:
+        if self.is_open and _identity(self.path) == self._file and self._damage is None:
             return False
         if _identity(self.path.parent) != self._directory:
             return False  # the disk has gone; a new file would be on the one below it
@@ -226,7 +246,7 @@ class Database:
         try:
             with _alone(self.path.parent):
                 found = _identity(self.path)
-                if found is None:
+                if found is None and self.is_open:
                     log.error("{path} was deleted; a new one is made", path=str(self.path))
                 self._open(self._damage if found == self._file else None)
         except (_NotOurs, sqlite3.Error, OSError) as error:
@@ -250,6 +270,8 @@ class Database:
 
     def apart(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Do `work` with a connection of its own, in a disk thread. When that fails a line in the log says so."""
+        if not self.is_open:
+            return
         try:
             with closing(self._bare()) as db:
                 db.execute("PRAGMA synchronous = NORMAL")
@@ -263,6 +285,13 @@ class Database:
         if self._db is not None:
             self._db.close()
             self._db = None
+        self._directory = None  # nothing to look after
+
+
+def _is_lack_of_room(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "sqlite_errorcode", 0) in _NO_ROOM
 
 
 def _code(error: Exception) -> int:

@@ -23,7 +23,8 @@ from .disk import InThread
 from .index import Index
 from .lru import choose, excess
 from .reference import Digest
-from .store import Store
+from .shelves import contents, shelves
+from .store import Store, StoreUnusable
 
 log = Logger()
 
@@ -109,6 +110,22 @@ class Eviction:
         """Wait for the round under way."""
         if self._round is not None:
             await self._round
+
+
+def evict_blindly(store: Store) -> bool:
+    """Remove a large blob, whatever its last use, because not even the index that would know it has room. False when
+    there is none, or it cannot be removed. Waits for the disk."""
+    try:
+        for shelf in shelves(store):
+            blobs = contents(shelf).blobs
+            if blobs:
+                largest = max(blobs, key=lambda blob: blob.size)
+                store.remove(largest.digest)
+                log.warn("evicted {digest} to make room for the index", digest=str(largest.digest))
+                return True
+    except (StoreUnusable, OSError) as error:
+        log.error("nothing can be evicted to make room for the index: {why}", why=error)
+    return False
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import os
 from twisted.logger import Logger
 
 from .index import Index
+from .partial import is_at
 from .reference import Digest
 from .store import Store
 
@@ -18,6 +19,13 @@ log = Logger()
 STEP = 1024 * 1024
 """Bytes read and hashed in one step."""
 _NOT_CACHED = (errno.EAGAIN, errno.EOPNOTSUPP)
+_MEDIUM = (errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN)
+"""What a bad sector is to disks and filesystems; the last two, a checksum that is wrong."""
+
+
+def is_medium(error: BaseException | None) -> bool:
+    """Is it the medium under one file that fails, rather than the store as a whole?"""
+    return isinstance(error, OSError) and error.errno in _MEDIUM
 
 
 class Examination:
@@ -45,7 +53,7 @@ class Examination:
         try:
             count = read_quietly(self._fd, self._offset, self._buffer)
         except OSError as error:
-            if error.errno != errno.EIO:
+            if not is_medium(error):
                 raise
             self.why = f"it cannot be read at byte {self._offset}: {error.strerror}"
             raise StopIteration from None
@@ -77,13 +85,13 @@ def read_quietly(fd: int, offset: int, buffer: memoryview) -> int:
 
 def remove_rotten(store: Store, index: Index, digest: Digest, fd: int, why: str) -> None:
     """Remove a blob that is not what its name says, unless another file has taken the name. Raises OSError."""
-    path = store.blob_path(digest)
-    try:
-        if not os.path.samestat(os.fstat(fd), os.stat(path)):
-            return
-    except FileNotFoundError:
-        return
-    index.remove([digest])
+    if is_at(fd, store.blob_path(digest)):
+        index.remove([digest])
+        discard(store, digest, why)
+
+
+def discard(store: Store, digest: Digest, why: str) -> None:
+    """Remove the file of a rotten blob, whose row is gone. Raises OSError."""
     store.remove(digest)
     log.error(
         "{digest} was rotten and is removed: {why}; it is fetched again on demand",

@@ -100,9 +100,15 @@ class Index:
         self._db = Database(path, _SCHEMA, _VERSION, _PROBES, patience)
         self._uses: dict[Digest, tuple[float, int]] = {}
 
-    def open(self) -> None:
-        """Open the file, or make it; one that is damaged is set aside. Raises DatabaseUnusable."""
-        self._db.open()
+    def open(self, *, or_later: bool = False) -> None:
+        """Open the file, or make it; one that is damaged is set aside. `or_later`: where there is no room for it,
+        let `tick` open it when there is. Raises DatabaseUnusable."""
+        self._db.open(or_later=or_later)
+
+    @property
+    def is_open(self) -> bool:
+        """Is there a file? Without one all is as in a new one, and nothing is written down."""
+        return self._db.is_open
 
     def tick(self) -> bool:
         """Write what was gathered, and look after the file; for every few seconds. True when another file is in use

@@ -45,10 +45,11 @@ class Names:
 
 
 def names(store: Store) -> Names:
-    """Read the directories. Raises OSError."""
+    """Read the directories, if the store is there at all. Raises OSError."""
     found = Names()
     for algorithm in ALGORITHMS:
-        for entry in os.scandir(store.path / "partial" / algorithm):
+        directory = store.path / "partial" / algorithm
+        for entry in os.scandir(directory) if directory.is_dir() else ():
             hex_digits = entry.name.removesuffix(_STATE)
             if not is_hex_of(algorithm, hex_digits) or not entry.is_file(follow_symlinks=False):
                 found.foreign.append(Path(entry.path))

@@ -7,6 +7,7 @@ from attrs import frozen
 from . import __version__
 from .farewell import PLAIN
 from .pki import CA
+from .store import Store
 from .trouble import Trouble
 from .web import Request
 
@@ -41,6 +42,7 @@ class Pages:
     ca: CA
     registries: tuple[str, ...]
     trouble: Trouble
+    store: Store
 
     async def respond(self, request: Request) -> None:
         """Answer a request that came in plain HTTP."""
@@ -64,6 +66,10 @@ class Pages:
             request.answer(200, [kind, name], self.ca.root_pem)
         elif request.path == b"/healthz":
             what = self.trouble.what
+            if (
+                what is None and not self.store.is_writable()
+            ):  # another worker may have noticed, or nobody yet
+                what = f"the store {self.store.path} is not there, or cannot be written to"
             _text(request, 200, "ok" if what is None else f"ok, but nothing is cached: {what}")
         else:
             _text(request, 404, "no such page; / says what this is")

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from .chore import Chore, Steps, after
 from .disk import InThread
 from .errors import RegcachdError
-from .examine import STEP, Examination, remove_rotten
+from .examine import STEP, Examination, discard, is_medium, remove_rotten
 from .index import PATIENCE_IN_THREAD, Index, ScrubRecord
 from .reference import Digest
 from .shelves import BlobFile, contents, shelves
@@ -75,7 +75,12 @@ def _blobs_after(store: Store, position: str | None) -> Iterator[BlobFile]:
 
 
 def _scrub_one(store: Store, index: Index, blob: BlobFile, current: Pass) -> Steps:
-    opened = store.open(blob.digest)
+    try:
+        opened = store.open(blob.digest)
+    except OSError as error:
+        _pass_by(store, index, blob, current, error)
+        yield _pace(_LEAST, current.rate)
+        return
     if opened is None:
         return  # evicted meanwhile
     in_step = 0
@@ -91,17 +96,36 @@ def _scrub_one(store: Store, index: Index, blob: BlobFile, current: Pass) -> Ste
         rotten = not examination.right
         if rotten:
             remove_rotten(store, index, blob.digest, opened.fd, examination.why)
-            if len(current.rotten) < _NAMED:
-                current.rotten.append(blob.digest)
     finally:
         opened.close()
+    _count(current, blob.digest, rotten)
+    yield _pace(max(in_step, _LEAST - (opened.size - in_step)), current.rate)
+
+
+def _pass_by(store: Store, index: Index, blob: BlobFile, current: Pass, error: OSError) -> None:
+    """A blob cannot be opened: one such file must not keep the pass from all that come after it. Raises the error when
+    it is not of that file."""
+    if is_medium(error):
+        index.remove([blob.digest])
+        discard(store, blob.digest, f"it cannot be opened: {error.strerror}")
+        _count(current, blob.digest, rotten=True)
+    elif isinstance(error, PermissionError):
+        log.error("{digest} was not checked: {why}", digest=str(blob.digest), why=error)
+        current.record = evolve(current.record, position=str(blob.digest))
+    else:
+        raise error
+
+
+def _count(current: Pass, digest: Digest, rotten: bool) -> None:
+    """One more blob has been checked."""
+    if rotten and len(current.rotten) < _NAMED:
+        current.rotten.append(digest)
     current.record = evolve(
         current.record,
-        position=str(blob.digest),
+        position=str(digest),
         blobs=current.record.blobs + 1,
         rotten=current.record.rotten + rotten,
     )
-    yield _pace(max(in_step, _LEAST - (opened.size - in_step)), current.rate)
 
 
 def _pace(count: int, rate: int | None) -> float:

@@ -36,7 +36,8 @@ _buffer = memoryview(bytearray(CHUNK))
 
 
 class FileUnreadable(RegcachdError):
-    """The file behind a response could not be read to the end; the response must be cut."""
+    """The file behind a response could not be read to the end; the response must be cut. Its cause is an OSError, or
+    none when the file has become shorter."""
 
 
 class Sending:

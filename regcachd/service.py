@@ -131,7 +131,7 @@ class RegcacheService(Service):
             name: Endpoints(CachedRegistry(shared, upstream), openings)
             for name, upstream in self._upstreams.items()
         }
-        self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble)
+        self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble, store)
         self._contexts = LeafContexts(
             self.ca,
             utc_now,
@@ -193,7 +193,7 @@ class RegcacheService(Service):
         """Bind, while there may still be privileges to bind low ports. Exits with a line that says why it cannot."""
         try:
             if self.care is None:
-                self._index.open()
+                self._index.open(or_later=True)
             else:
                 self.care.begin()
             if self._inheritance is None:

@@ -236,9 +236,9 @@ class DirectMixin:
         if self.disconnected:
             job.done.errback(Failure(ConnectionLost("the client has gone")))
         elif isinstance(result, Failure):
-            self._file_done(
-                Failure(FileUnreadable(f"reading a stored blob failed: {result.getErrorMessage()}"))
-            )
+            error = FileUnreadable(f"reading a stored blob failed: {result.getErrorMessage()}")
+            error.__cause__ = result.value
+            self._file_done(Failure(error))
         else:
             try:
                 job.hold(result)

@@ -2,7 +2,9 @@
 
 import gc
 import hashlib
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +52,14 @@ class Shop:
         self.index.open()
 
     def crash(self) -> None:
-        """Throw away everything that was in memory, and start again."""
+        """Throw away everything that was in memory, close what is open, as the kernel does, and start again."""
         self.index._uses.clear()
         self.index.close()
         gc.collect()
+        for each in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # the one that has listed the directory
+                if each.readlink().is_relative_to(self.path):
+                    os.close(int(each.name))
         self.open()
 
     def put(self, data: bytes, now: float = NOW) -> Digest:

@@ -100,6 +100,23 @@ async def test_commands(
     assert not admin.path.exists()
 
 
+async def test_who_is_connected_when_it_stops_is_told_so(tmp_path: Path) -> None:
+    """A command would begin something that nobody ends any more."""
+    admin = Admin(reactor, tmp_path / "admin.sock", COMMANDS)
+    admin.listen()
+    connection = Connection(admin.path)
+
+    def exchange() -> tuple[int, Any]:
+        connection.request("POST", "/echo")
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+    assert (await deferToThread(exchange))[0] == 200
+    await admin.stop()
+    assert await deferToThread(exchange) == (503, {"error": "regcachd is stopping"})
+    connection.close()
+
+
 async def test_a_command_that_fails_unexpectedly_harms_nobody(
     tmp_path: Path, flush_errors: FlushErrors
 ) -> None:
@@ -186,17 +203,24 @@ async def test_store_and_scrub(tmp_path: Path) -> None:
 
 
 async def test_a_store_in_trouble_is_said(tmp_path: Path) -> None:
-    """Here its directory has been moved away, as an unmounted disk's would be."""
+    """Here its directory has been moved away, as an unmounted disk's would be. Nothing is made where it was."""
     here = await World(tmp_path, FakeRegistry(reactor)).start()
     await until(lambda: here.care.recovery.running is None)
+    path = tmp_path / "admin.sock"
     (tmp_path / "store").rename(tmp_path / "gone")
+    why = "was its filesystem unmounted"
+    status, answer = await ask(path, "GET", "/store")
+    assert status == 500
+    assert why in answer["error"]
     (tmp_path / "store").mkdir()
-    (tmp_path / "store/partial").mkdir()
-    for algorithm in ("sha256", "sha512"):
-        (tmp_path / "store/partial" / algorithm).mkdir()
-    status, store = await ask(tmp_path / "admin.sock", "GET", "/store")
-    assert status == 200
-    assert "was its filesystem unmounted" in store["trouble"]
+    status, store = await ask(path, "GET", "/store")
+    assert (status, store["partials"]) == (200, [])
+    assert why in store["trouble"]
+    status, answer = await ask(path, "POST", "/scrub")
+    assert status == 500
+    assert why in answer["error"]
     here.care.tick()
-    assert not (tmp_path / "store/index.sqlite3").exists()
+    here.care._look()
+    assert here.care.scrub.current is None
+    assert list((tmp_path / "store").iterdir()) == []
     await here.stop()

@@ -261,6 +261,31 @@ async def test_a_blob_that_the_disk_cut_short_is_never_a_whole_one(tmp_path: Pat
         assert "shorter" in lines[0]
 
 
+@pytest.mark.parametrize(("code", "result"), [(errno.EIO, "fwd=uri-miss; stored"), (errno.ESTALE, "hit")])
+@pytest.mark.parametrize("where", ["cache", "disk"])
+async def test_a_blob_on_a_bad_sector_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, result: str, where: str
+) -> None:
+    """A client that tries again does not meet the same sector. A store that is away as a whole loses nothing."""
+
+    def fail(*_: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    def cold(*_: Any) -> int:
+        raise BlockingIOError(errno.EAGAIN, "not in the page cache")
+
+    async with running(tmp_path) as world:
+        digest = await stored(world)
+        with logged() as lines, monkeypatch.context() as patched:
+            patched.setattr(os, "preadv", fail if where == "cache" else cold)
+            patched.setattr(os, "pread", fail)
+            assert (await world.client().get(blob_path(digest))).broken
+            await until(lambda: os.strerror(code) in "".join(lines))
+        assert world.service._index.totals()[0] == len(world.stored()) == (code != errno.EIO)
+        reply = await world.client().get(blob_path(digest))
+        assert (reply.body, reply.headers["cache-status"]) == (DATA, f"regcachd; {result}")
+
+
 # -- what upstream answers
 
 

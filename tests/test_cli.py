@@ -161,14 +161,19 @@ def test_a_daemon_that_was_killed(tmp_path: Path) -> None:
     )
 
 
-def test_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the connection that is refused, and not the option that is wrong."""
+    path = tmp_path / "admin.sock"
+    path.touch()
+
     def refuse(self: client._Connection) -> None:
         raise PermissionError(13, "Permission denied")
 
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
     monkeypatch.setattr(client._Connection, "connect", refuse)
-    done = CliRunner().invoke(regcachctl, ["--socket", "/run/regcachd/admin.sock", "store"])
+    done = CliRunner().invoke(regcachctl, ["--socket", str(path), "store"])
     assert done.exit_code == 3
-    assert "no permission for /run/regcachd/admin.sock: run this as root, or as a member" in done.output
+    assert f"no permission for {path}: run this as root, or as a member" in done.output
 
 
 def test_something_else_that_listens(tmp_path: Path) -> None:

@@ -128,3 +128,17 @@ async def test_connect_on_a_used_connection(world: World) -> None:
     assert first.status == 200
     assert second.status == 400
     assert b"CONNECT must be the first request of a connection" in second.body
+
+
+async def test_a_store_that_has_gone_is_no_health(world: World) -> None:
+    """Said by every worker, also by one that has not had to do with it since."""
+    store = world.directory / "store"
+    store.rename(world.directory / "elsewhere")
+    reply = await ask(world, "GET /healthz")
+    assert reply.status == 200
+    assert (
+        reply.body.decode()
+        == f"ok, but nothing is cached: the store {store} is not there, or cannot be written to\n"
+    )
+    (world.directory / "elsewhere").rename(store)
+    assert (await ask(world, "GET /healthz")).body == b"ok\n"

@@ -317,6 +317,33 @@ async def test_a_full_disk_is_done_without_and_used_again_when_it_has_room(
         assert (await world.client().get(blob_path(digest))).headers["cache-status"] == "regcachd; hit"
 
 
+@pytest.mark.parametrize("left", ["nothing", "the index", "blobs"])
+async def test_a_daemon_starts_on_a_full_disk(tmp_path: Path, small_disk: Path, left: str) -> None:
+    """Without an index, which has no room. Clients get their layers. When blobs take up the room, some go."""
+    async with running(tmp_path, tables=limits(stop_timeout="1s")) as world:
+        data = random.Random(1).randbytes(100_000)
+        digests = [add(world, data=data[number:]) for number in range(3)]
+        if left == "blobs":
+            assert (await world.client().get(blob_path(digests[0]))).body == data
+        await world.service.stopService()
+        if left != "the index":
+            (small_disk / "index.sqlite3").unlink()
+        ballast = small_disk / "ballast"
+        space = os.statvfs(small_disk)
+        ballast.write_bytes(bytes(space.f_bavail * space.f_frsize))
+        with logged() as lines:
+            world.start_daemon()
+            assert world.stored() == []
+            assert (await world.client().get(blob_path(digests[1]))).body == data[1:]
+        assert "there is no room for" in lines[0]
+        ballast.unlink()
+        world.care.tick()
+        await until(lambda: world.care.recovery.running is None)
+        assert (await world.client().get(blob_path(digests[2]))).body == data[2:]
+        await until(lambda: digests[2].hex in world.stored())
+        await until(lambda: world.service._index.totals()[0] == len(world.stored()))
+
+
 async def plain(world: World, path: str) -> str:
     """A page of the daemon itself."""
 

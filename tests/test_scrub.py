@@ -15,6 +15,7 @@ from regcachd import examine
 from regcachd.index import ScrubRecord
 from regcachd.reference import Digest
 from regcachd.scrub import Pass, Scrub, scrub
+from regcachd.store import Store
 from regcachd.testing import FakeRegistry
 from tests.stores import NOW, Shop, at_once, finish
 from tests.world import World, reactor, until
@@ -105,6 +106,27 @@ def test_a_medium_that_cannot_be_read_is_rot(shop: Shop, monkeypatch: pytest.Mon
     monkeypatch.setattr(examine, "read_quietly", fail)
     assert whole_pass(shop).rotten == [bad]
     assert shop.files() == {}
+
+
+@pytest.mark.parametrize(("code", "rotten"), [(errno.EUCLEAN, 1), (errno.EACCES, 0)])
+def test_a_blob_that_cannot_be_opened_is_passed_by(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, code: int, rotten: int
+) -> None:
+    """It goes if that is the medium's fault, and all the others are checked either way."""
+    digests = sorted((shop.put(bytes([number])) for number in range(5)), key=str)
+    opened = Store.open
+
+    def fail(store: Store, digest: Digest) -> Any:
+        if digest == digests[2]:
+            raise OSError(code, os.strerror(code))
+        return opened(store, digest)
+
+    monkeypatch.setattr(Store, "open", fail)
+    current = whole_pass(shop)
+    assert current.rotten == digests[2:3] * rotten
+    assert (current.record.blobs, current.record.position) == (4 + rotten, str(digests[4]))
+    assert len(shop.files()) == 5 - rotten
+    shop.check()
 
 
 def test_a_store_that_fails_is_not_rot(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,13 +37,8 @@ class Crash(BaseException):
 
 @contextmanager
 def killed_at(call: int) -> Iterator[None]:
-    """Crash in place of the system call of this number, of those that change what is on the disk.
-
-    As the kernel does it for a killed process, everything that was opened is closed then, locks and all.
-    """
+    """Crash in place of the system call of this number, of those that change what is on the disk."""
     left = call
-    descriptors: set[int] = set()
-    really_open, really_close = os.open, os.close
 
     def fused(real: Callable[..., object]) -> Callable[..., object]:
         def run(*args: object, **kwargs: object) -> object:
@@ -51,26 +46,13 @@ def killed_at(call: int) -> Iterator[None]:
             left -= 1
             if left < 0:
                 raise Crash
-            result = real(*args, **kwargs)
-            if real is really_open:
-                assert isinstance(result, int)
-                descriptors.add(result)
-            return result
+            return real(*args, **kwargs)
 
         return run
 
-    def close(descriptor: int) -> None:
-        descriptors.discard(descriptor)
-        really_close(descriptor)
-
     calls: dict[str, Any] = {name: fused(getattr(os, name)) for name in ON_DISK}
-    try:
-        with mock.patch.multiple(os, close=close, **calls):
-            yield
-    except Crash:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise
+    with mock.patch.multiple(os, **calls):
+        yield
 
 
 class StoreMachine(RuleBasedStateMachine):

@@ -28,7 +28,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON do
 @click.option(
     "--socket",
     "path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     envvar="REGCACHD_SOCKET",
     metavar="PATH",
     help="The daemon's admin socket. Default: that of /etc/regcachd/regcachd.toml, "

@@ -7,7 +7,6 @@ before and after, both times when nobody asks for anything.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import signal
@@ -211,10 +210,8 @@ class Soak:
             time.sleep(0.1)
 
     def _scrub(self) -> None:
-        """Have everything stored checked, by a daemon that can."""
-        if importlib.util.find_spec("regcachd.cli") is None:
-            return
-        socket = self._daemon.directory / "state" / "admin.sock"
+        """Have everything stored checked."""
+        socket = self._daemon.directory / "admin.sock"
         command = [sys.executable, "-m", "regcachd.cli", "--socket", str(socket), "scrub", "--no-wait"]
         done = subprocess.run(
             command,
@@ -323,4 +320,6 @@ def is_well(soak: Soak) -> bool:
     """Nothing wrong, lost or leaked, and it was a load at all."""
     if soak.tally.counts["blobs, right"] < soak.seconds:
         soak.problems.append("hardly anything was asked for")
+    if not soak.tally.counts["scrubs"]:
+        soak.problems.append("nothing was scrubbed")
     return not (soak.tally.wrong or soak.problems)
