@@ -16,6 +16,10 @@ from . import kernel_tls
 from .errors import RegcachdError
 
 
+RECORD = 16 * 1024
+"""Bytes a TLS record may hold (RFC 8446 section 5.1)."""
+
+
 class HandshakeFailed(RegcachdError):
     """A TLS handshake did not succeed; the message is OpenSSL's reason."""
 
@@ -66,8 +70,8 @@ class TLSSocket:
 
         A connection that ends without close_notify is lost, whatever TCP says: what it carried may be cut short (RFC
         9112 section 9.8).
-        `size` is larger than a record everywhere, so nothing decrypted is ever left behind in OpenSSL
-        where the reactor could not see it.
+        `size` is RECORD or more everywhere, so nothing decrypted is ever left behind in OpenSSL where the reactor
+        could not see it.
         """
         data: bytes | None = None
         try:

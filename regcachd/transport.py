@@ -25,10 +25,12 @@ from twisted.python.failure import Failure
 
 from .disk import InThread
 from .sending import FileUnreadable, Sending
-from .tls_socket import HandshakeFailed, TLSSocket
+from .tls_socket import RECORD, HandshakeFailed, TLSSocket
 
 PEEK = 16 * 1024
 """Bytes looked at together while a request head is read."""
+READ = 256 * 1024
+"""Bytes that one TLS connection may receive per turn of the reactor."""
 
 
 class HeadReader(Shape):
@@ -74,7 +76,33 @@ class DirectMixin:
             return self._peek()
         if self._handshake is not None:
             return self._shake()
+        if isinstance(self.socket, TLSSocket):
+            return self._read_records()
         return tcp.Connection.doRead(self)
+
+    def _read_records(self: Any) -> Any:
+        """Give the protocol all that is there, some records at once: each alone would cost a turn of the reactor."""
+        recv, records, size = self.socket.recv, [], 0
+        while size < READ:
+            try:
+                data = recv(RECORD)
+            except BlockingIOError:
+                break
+            except OSError:
+                if records:
+                    break  # it is said again in the next turn
+                return main.CONNECTION_LOST
+            if not data:
+                if records:
+                    break
+                return main.CONNECTION_DONE
+            records.append(data)
+            size += len(data)
+            if len(data) < RECORD:
+                break  # nothing more follows at once, most of the time
+        if records:
+            self.protocol.dataReceived(records[0] if len(records) == 1 else b"".join(records))
+        return None
 
     def _peek(self: Any) -> Any:
         try:

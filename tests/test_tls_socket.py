@@ -1,5 +1,6 @@
 """TLS on the socket, over real ones: handshakes that fail, sessions, new keys, and the end."""
 
+import os
 import shutil
 import socket
 import ssl
@@ -12,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.threads import deferToThread
 
-from regcachd.tls_socket import HandshakeFailed
+from regcachd.tls_socket import RECORD, HandshakeFailed
 from tests.direct import KIND, NO_LINGER, TLS, File, identity, make_file, place
 from tests.wire import Hand, Identity, Place, Served, pause, read_exactly, read_to_end
 from tests.world import NAME, until
@@ -84,6 +85,37 @@ async def test_sessions_are_resumed(place: Place, identity: Identity, tls: ssl.T
         reused.append(client.session_reused)
         client.close()
     assert reused == [False, True]
+
+
+@TLS
+async def test_records_that_are_there_come_together(
+    place: Place, identity: Identity, tls: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many records cost few turns of the reactor, and the end that follows at once is not lost among them."""
+    client, accepted = place.dial()
+    server = await accepted
+    shaken = server.transport.start_tls(identity.server)
+    hand = Hand(identity.client(tls), client)
+    await deferToThread(hand.shake)
+    await shaken
+    pieces: list[int] = []
+    take = server.dataReceived
+
+    def count(data: bytes) -> None:
+        pieces.append(len(data))
+        take(data)
+
+    monkeypatch.setattr(server, "dataReceived", count)
+    said = os.urandom(20 * RECORD + 5)
+    server.transport.pauseProducing()
+    await deferToThread(hand.write, said)
+    await deferToThread(hand.end)
+    server.transport.resumeProducing()
+    await until(lambda: server.read_ended)
+    assert server.received == said
+    assert max(pieces) > RECORD
+    server.transport.loseConnection()
+    client.close()
 
 
 @KIND
