@@ -15,7 +15,6 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from . import kernel_tls
 from .errors import RegcachdError
 
-
 RECORD = 16 * 1024
 """Bytes a TLS record may hold (RFC 8446 section 5.1)."""
 

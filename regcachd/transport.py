@@ -82,7 +82,8 @@ class DirectMixin:
 
     def _read_records(self: Any) -> Any:
         """Give the protocol all that is there, some records at once: each alone would cost a turn of the reactor."""
-        recv, records, size = self.socket.recv, [], 0
+        recv, size = self.socket.recv, 0
+        records: list[bytes] = []
         while size < READ:
             try:
                 data = recv(RECORD)
