@@ -1,8 +1,8 @@
 """AWS's container registries: which one a host is, and the password that AWS makes for it.
 
-GetAuthorizationToken of the ECR API (2015-09-21) returns `AWS:PASSWORD` in base64, good for twelve hours, for every private
-registry that the caller may read; that of the ECR Public API (2020-10-30) the same for public.ecr.aws. Requests are
-signed, and credentials for that found, by botocore, which blocks: `get_password` is for a thread.
+GetAuthorizationToken of the ECR API (2015-09-21) returns `AWS:PASSWORD` in base64, good for twelve hours, for every
+private registry that the caller may read; that of the ECR Public API (2020-10-30) the same for public.ecr.aws. Requests
+are signed, and credentials for that found, by botocore, which blocks: `get_password` is for a thread.
 """
 
 import base64
@@ -18,6 +18,7 @@ from attrs import field, frozen
 from regcachd.interfaces import AuthFailed
 from regcachd.leases import Lease
 from regcachd.secret import Secret
+from regcachd.tokens import Login
 
 TWELVE_HOURS = 43200.0
 """Seconds; used where AWS's answer does not say when a password ends."""
@@ -25,6 +26,7 @@ TWELVE_HOURS = 43200.0
 PUBLIC = frozenset({"public.ecr.aws", "ecr-public.aws.com"})
 _PUBLIC_REGION = "us-east-1"  # the only one with the ECR Public API
 _PRIVATE = re.compile(r"([0-9]{12})\.dkr[.-]ecr(-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+")
+_CODE = re.compile(r"[A-Za-z0-9.]{1,60}", re.ASCII)
 
 _TURNED_DOWN = frozenset(
     {
@@ -52,12 +54,16 @@ class Place:
     fips: bool = False
     account: str | None = None
 
+    @property
+    def is_public(self) -> bool:
+        return self.api == "ecr-public"
+
     def __str__(self) -> str:
         account = f" of account {self.account}" if self.account else ""
         return f"{self.api} in {self.region}{account}"
 
 
-def place(host: str, region: str | None = None) -> Place | None:
+def find_place(host: str, region: str | None = None) -> Place | None:
     """The registry at this host; `region` decides where the host's name does not tell. None if nothing does."""
     if host in PUBLIC:
         return Place("ecr-public", region or _PUBLIC_REGION)
@@ -82,9 +88,9 @@ def missing() -> str | None:
     return "it needs botocore, which is not installed: apt install python3-botocore, or pip install botocore"
 
 
-def get_password(where: Place, endpoint: str | None, key: AccessKey | None) -> Lease[str]:
+def get_password(where: Place, endpoint: str | None, key: AccessKey | None) -> Lease[Login]:
     """
-    Ask AWS for `AWS:PASSWORD` in base64; blocks, for 10 s or so at most when nothing answers.
+    Ask AWS for a password; blocks, for 10 s or so at most when nothing answers.
 
     `endpoint` is the API's URL where it is not the region's public one. Without `key`, botocore looks for a
     credential as all of AWS's tools do: environment, shared files, ECS, the instance's role (IMDSv2). Raises
@@ -119,13 +125,16 @@ def get_password(where: Place, endpoint: str | None, key: AccessKey | None) -> L
         ) from None
     except ClientError as error:
         # Its message is left out: for a wrong signature AWS repeats the request there, session token and all.
-        code = str(error.response.get("Error", {}).get("Code", "an error"))
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        code = code if _CODE.fullmatch(code) else "an error"
         raise AuthFailed(
-            f"{where}: AWS answers GetAuthorizationToken with {code[:60]!r}: is the access key right and "
+            f"{where}: AWS answers GetAuthorizationToken with {code}: is the access key right and "
             f"active, and may it do {where.api}:GetAuthorizationToken?",
-            refused=code in _TURNED_DOWN,
+            refused=code in _TURNED_DOWN
+            or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403),
         ) from None
-    except (BotoCoreError, ValueError) as error:  # ValueError: an address that is none
+    except (BotoCoreError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # The latter are what botocore's parsers raise for answers that are not AWS's.
         raise AuthFailed(f"{where}: AWS cannot be asked: {type(error).__name__}{_about(error)}") from None
     return read_answer(where, answer)
 
@@ -136,20 +145,21 @@ def _about(error: Exception) -> str:
     return f" at {url}" if url else ""
 
 
-def read_answer(where: Place, answer: Any) -> Lease[str]:
+def read_answer(where: Place, answer: Any) -> Lease[Login]:
     """The password in what botocore returns. How long it is good for is told by AWS's own clock. Raises AuthFailed."""
     data = answer.get("authorizationData") or {}
     if isinstance(data, list):  # the private API's, which once took several registries
         data = data[0]
-    token = data.get("authorizationToken", "")
     try:
-        good = base64.b64decode(token, validate=True).startswith(b"AWS:")
+        user, _, password = (
+            base64.b64decode(data.get("authorizationToken", ""), validate=True).decode().partition(":")
+        )
     except (binascii.Error, ValueError):
-        good = False
-    if not good:
+        user = password = ""
+    if not user or not password:
         raise AuthFailed(f"{where}: AWS's answer to GetAuthorizationToken holds no password")
     date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
-    return Lease(token, life(data.get("expiresAt"), date))
+    return Lease(Login(user, password), life(data.get("expiresAt"), date))
 
 
 def life(end: object, date: str) -> float:

@@ -43,7 +43,9 @@ async def client_token(web: IWeb, directory: str, tenant: str, client: str, secr
         "scope": f"{AUDIENCE}/.default",
     }
     answer = await post_form(web, url, form, local=True)  # the operator's word, or this module's
-    return read_token(answer, url, "are tenant, client_id and client_secret right, and the secret not expired?")
+    return read_token(
+        answer, url, "are tenant, client_id and client_secret right, and the secret not expired?"
+    )
 
 
 async def machine_token(web: IWeb, base: str, client: str | None) -> Lease[str]:

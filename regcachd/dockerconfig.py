@@ -16,6 +16,7 @@ from typing import Any
 from attrs import field, frozen
 
 from regcachd.interfaces import AuthFailed, Home
+from regcachd.tokens import IdentityToken, Login
 
 HUB = "https://index.docker.io/v1/"
 """What Docker Hub is called there, since it had an API of that version."""
@@ -31,28 +32,13 @@ NOT_FOUND = "credentials not found in native keychain"
 
 
 @frozen
-class UserPassword:
-    """For Basic, at the registry or where it hands out tokens."""
-
-    user: str
-    password: str = field(repr=False)
-
-
-@frozen
-class IdentityToken:
-    """An OAuth 2.0 refresh token, to be exchanged where the registry hands out tokens."""
-
-    token: str = field(repr=False)
-
-
-@frozen
 class RegistryToken:
     """A Bearer token for the registry itself."""
 
     token: str = field(repr=False)
 
 
-Credential = UserPassword | IdentityToken | RegistryToken
+Credential = Login | IdentityToken | RegistryToken
 
 
 @frozen
@@ -137,18 +123,18 @@ def _credential(entry: object, server: str) -> Credential | None:
         return _decode(entry["auth"], server)
     user, password = entry.get("username"), entry.get("password")
     if isinstance(user, str) and isinstance(password, str) and user and password:
-        return UserPassword(user, password)
+        return Login(user, password)
     return None
 
 
-def _decode(auth: object, server: str) -> UserPassword:
+def _decode(auth: object, server: str) -> Login:
     try:
         user, colon, password = base64.b64decode(str(auth), validate=True).decode().partition(":")
     except (binascii.Error, ValueError):
         colon = ""
     if not colon:
         raise AuthFailed(f'config: "auth" of {server} is not USER:PASSWORD in base64: docker login writes it')
-    return UserPassword(user, password.rstrip("\0"))  # old versions of docker padded it
+    return Login(user, password.rstrip("\0"))  # old versions of docker padded it
 
 
 def read_program(output: bytes) -> Credential | None:
@@ -162,4 +148,4 @@ def read_program(output: bytes) -> Credential | None:
         raise AuthFailed("it printed something else than JSON with Username and Secret")
     if not secret:
         return None
-    return IdentityToken(secret) if user == IDENTITY else UserPassword(user, secret)
+    return IdentityToken(secret) if user == IDENTITY else Login(user, secret)

@@ -27,7 +27,9 @@ KEY_USER = "_json_key"
 
 _HOSTS = frozenset({"oauth2.googleapis.com", "accounts.google.com", "www.googleapis.com"})
 """Of the token_uri that Google has written into keys over the years."""
-_SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what may be done with it is up to the account's roles
+_SCOPE = (
+    "https://www.googleapis.com/auth/cloud-platform"  # what may be done with it is up to the account's roles
+)
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _HOUR = 3600
 _TOKEN_PATH = "/computeMetadata/v1/instance/service-accounts/default/token"

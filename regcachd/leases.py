@@ -66,10 +66,12 @@ class Leased(Generic[T]):
             raise AuthFailed(str(self._failure), refused=self._failure.refused)
         return await self._flight.run(self._what, self._fetch)
 
-    def drop(self) -> None:
-        """What was given out is refused: the next one who asks gets another, unless this one is YOUNG."""
-        if self._lease is not None and self._clock.seconds() >= self._since + YOUNG:
-            self._lease = None
+    def drop(self) -> bool:
+        """What was given out is refused: will the next one who asks get another? Not while this one is YOUNG."""
+        if self._lease is None or self._clock.seconds() < self._since + YOUNG:
+            return False
+        self._lease = None
+        return True
 
     async def _fetch(self) -> T:
         since: float = self._clock.seconds()

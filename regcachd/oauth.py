@@ -1,4 +1,4 @@
-"""OAuth 2.0's token endpoints (RFC 6749 section 5), as Google's and Microsoft's answer, their metadata services included."""
+"""OAuth 2.0's token endpoints (RFC 6749 section 5), as Google, Microsoft and the metadata services answer."""
 
 import json
 import re
