@@ -12,6 +12,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from . import kernel_tls
+from .authentication import find_plugins, open_sessions
 from .blobs import Openings
 from .care import Care
 from .config import Config
@@ -127,8 +128,11 @@ class RegcacheService(Service):
         self._upstreams = {
             name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
         }
+        plugins = find_plugins()
         self._endpoints = {
-            name: Endpoints(CachedRegistry(shared, upstream), openings)
+            name: Endpoints(
+                CachedRegistry(shared, upstream, open_sessions(reactor, upstream, plugins)), openings
+            )
             for name, upstream in self._upstreams.items()
         }
         self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble)

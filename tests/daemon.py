@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
+from regcachd.authentication import find_plugins, kinds_of
 from regcachd.config import parse_config
 from regcachd.guard import anywhere
 from regcachd.service import RegcacheService
@@ -22,7 +23,8 @@ def main(config: str) -> None:
     """Serve until killed, by the test or by its end."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
-    service = RegcacheService(reactor, parse_config([("daemon.toml", config)]), tunnel_rule=anywhere)
+    parsed = parse_config([("daemon.toml", config)], kinds_of(find_plugins()))
+    service = RegcacheService(reactor, parsed, tunnel_rule=anywhere)
     service.startService()
     print(service.ports[0].getHost().port, flush=True)
     reactor.run()
