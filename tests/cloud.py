@@ -11,6 +11,10 @@ from twisted.internet import reactor as _reactor
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from regcachd.config import Limits, parse_config
+from regcachd.fetch import Web
+from regcachd.upstream import Upstream
+
 reactor: Any = _reactor
 
 
@@ -81,3 +85,14 @@ async def serve(service: Service) -> AsyncIterator[Running]:
         yield Running(f"http://127.0.0.1:{port.getHost().port}", seen)
     finally:
         await port.stopListening()
+
+
+@asynccontextmanager
+async def real_web() -> AsyncIterator[Web]:
+    """What plugins have of the web in a daemon."""
+    registry = parse_config([("test", '[registries."registry.test"]')]).registries["registry.test"]
+    upstream = Upstream(reactor, registry, Limits())
+    try:
+        yield Web(upstream, reactor)
+    finally:
+        upstream.close()

@@ -10,13 +10,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from twisted.internet.task import Clock
 
-from regcachd.azure import authority
+from regcachd.azure import authority, exchange, machine_token
 from regcachd.challenge import Challenge
 from regcachd.interfaces import AuthFailed, Home, IAuthenticator, Scope
 from regcachd.plugins.acr import Keys, acr, tenant
 from regcachd.secret import Secret
 from regcachd.units import BadValue
 from tests.canned_web import CannedWeb, answer
+from tests.cloud import Said, Seen, real_web, serve
 
 HOME = Home("team.azurecr.io", "https", "team.azurecr.io", 443)
 REALM = "https://team.azurecr.io/oauth2/token"
@@ -174,6 +175,24 @@ async def test_a_machine_without_an_identity(web: CannedWeb) -> None:
     web.at(MACHINE, answer(400, error="invalid_request", error_description="Identity not found"))
     with pytest.raises(AuthFailed, match="does this machine have a managed identity"):
         await made(Keys(managed_identity=True), web).authorization([CHALLENGE], TEAM)
+
+
+def azure(seen: Seen) -> Said:
+    """The metadata service and the registry, on one socket."""
+    if seen.method == "GET" and seen.headers.get("metadata") == "true":
+        return Said(b'{"access_token": "directory-1", "expires_in": "3599"}')
+    if seen.path == "/oauth2/exchange" and b"access_token=directory-1" in seen.body:
+        return Said(b'{"refresh_token": "refresh-1"}')
+    return Said(b"", 400)
+
+
+async def test_metadata_service_and_registry_on_a_real_socket() -> None:
+    async with serve(azure) as service, real_web() as web:
+        access = await machine_token(web, service.url, None)
+        home = Home("lab", "http", "127.0.0.1", int(service.url.rpartition(":")[2]))
+        refresh = await exchange(web, home, None, access.value)
+    assert (access.value, access.life) == ("directory-1", 3599.0)
+    assert (refresh.value, refresh.life) == ("refresh-1", 3600.0)
 
 
 @pytest.mark.parametrize(

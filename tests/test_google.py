@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.internet.task import Clock
 
 from regcachd.challenge import Challenge
-from regcachd.google import ServiceAccount
+from regcachd.google import ServiceAccount, ask_metadata
 from regcachd.interfaces import AuthFailed, Home, IAuthenticator, Scope
 from regcachd.leases import YOUNG
 from regcachd.plugins.google import Keys, google
 from regcachd.secret import Secret
 from tests.canned_web import CannedWeb, answer
+from tests.cloud import Said, Seen, real_web, serve
 
 HOME = Home("europe-docker.pkg.dev", "https", "europe-docker.pkg.dev", 443)
 REALM = "https://europe-docker.pkg.dev/v2/token"
@@ -281,6 +282,28 @@ async def test_a_machine_that_is_not_googles(clock: Clock) -> None:
     web = CannedWeb().at(METADATA, answer(200, access_token="somebody's"))
     with pytest.raises(AuthFailed, match="not Google's metadata service"):
         await header(google.authenticator(Keys(), HOME, web, clock))
+
+
+def compute_engine(seen: Seen) -> Said:
+    """Its metadata service: nothing without the header that no browser sends."""
+    if seen.headers.get("metadata-flavor") != "Google":
+        return Said(b"Missing Metadata-Flavor:Google header.", 403)
+    if not seen.path.endswith("/default/token"):
+        return Said(b"", 404)
+    body = {"access_token": "google-1", "expires_in": 3599, "token_type": "Bearer"}
+    return Said(json.dumps(body).encode(), headers={"Metadata-Flavor": "Google"})
+
+
+async def test_a_metadata_service_on_a_real_socket() -> None:
+    async with serve(compute_engine) as service, real_web() as web:
+        lease = await ask_metadata(web, service.url)
+    assert (lease.value, lease.life) == ("google-1", 3599.0)
+
+
+async def test_something_else_on_that_socket() -> None:
+    async with serve(lambda seen: Said(b"hello", 404)) as service, real_web() as web:
+        with pytest.raises(AuthFailed, match="not Google's metadata service"):
+            await ask_metadata(web, service.url)
 
 
 def test_accounts_are_shown_without_their_key() -> None:
