@@ -90,7 +90,7 @@ def missing() -> str | None:
 
 def get_password(where: Place, endpoint: str | None, key: AccessKey | None) -> Lease[Login]:
     """
-    Ask AWS for a password; blocks, for 10 s or so at most when nothing answers.
+    Ask AWS for a password; blocks, for half a minute when nothing answers.
 
     `endpoint` is the API's URL where it is not the region's public one. Without `key`, botocore looks for a
     credential as all of AWS's tools do: environment, shared files, ECS, the instance's role (IMDSv2). Raises
@@ -128,7 +128,7 @@ def get_password(where: Place, endpoint: str | None, key: AccessKey | None) -> L
         code = str(error.response.get("Error", {}).get("Code", ""))
         code = code if _CODE.fullmatch(code) else "an error"
         raise AuthFailed(
-            f"{where}: AWS answers GetAuthorizationToken with {code}: is the access key right and "
+            f"{where}: AWS answers {error.operation_name} with {code}: is the access key right and "
             f"active, and may it do {where.api}:GetAuthorizationToken?",
             refused=code in _TURNED_DOWN
             or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403),

@@ -3,7 +3,7 @@
 A credential program for the host (credHelpers) comes before one for all hosts (credsStore), and either before
 what the file holds itself (auths): the order of docker/cli. Hosts are written in several ways, all of which are read.
 
-Pure. Nothing here shows, or says in an error, what the file holds.
+Without I/O. Nothing here shows, or says in an error, what the file holds.
 """
 
 import base64

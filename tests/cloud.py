@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet import reactor as _reactor
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
@@ -35,7 +35,7 @@ class Said:
 
     body: bytes
     status: int = 200
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = field(factory=dict)
 
 
 Service = Callable[[Seen], Said]
@@ -58,7 +58,7 @@ class _Root(Resource):
                 name.decode().lower(): values[0].decode()
                 for name, values in request.requestHeaders.getAllRawHeaders()
             },
-            request.content.read(),
+            request.content.read(),  # type: ignore[union-attr]
         )
         self._seen.append(seen)
         said = self._service(seen)

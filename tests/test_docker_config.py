@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from attrs import define, evolve
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from regcachd.challenge import Challenge
 from regcachd.interfaces import AuthFailed, Home, IAuthenticator, Scope
@@ -19,6 +19,8 @@ from regcachd.leases import YOUNG
 from regcachd.plugins.docker_config import LIFE, Keys, docker_config
 from regcachd.secret import Secret
 from tests.canned_web import CannedWeb, answer
+
+reactor: Any = _reactor
 
 HOME = Home("ghcr.io", "https", "ghcr.io", 443)
 REALM = "https://ghcr.io/token"
@@ -41,10 +43,10 @@ class LateClock:
         self.ahead = 0.0
 
     def seconds(self) -> float:
-        return float(_reactor.seconds()) + self.ahead  # type: ignore[attr-defined]
+        return float(reactor.seconds()) + self.ahead
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_reactor, name)
+        return getattr(reactor, name)
 
 
 @define
@@ -278,7 +280,8 @@ async def test_a_program_gets_little_of_the_environment(
 
 async def test_nothing_secret_is_shown_or_logged(login: Login) -> None:
     events: list[LogEvent] = []
-    globalLogPublisher.addObserver(events.append)
+    observer = cast(ILogObserver, events.append)
+    globalLogPublisher.addObserver(observer)
     try:
         login.config(
             credHelpers={"ghcr.io": "lab"}, auths={"ghcr.io": {"username": "ada", "password": PLANTED}}
@@ -291,6 +294,6 @@ async def test_nothing_secret_is_shown_or_logged(login: Login) -> None:
         login.clock.ahead += LIFE
         await login.refusal()
     finally:
-        globalLogPublisher.removeObserver(events.append)
+        globalLogPublisher.removeObserver(observer)
     assert PLANTED not in "".join(map(str, events))
     assert PLANTED not in repr(login.made)
