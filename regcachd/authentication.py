@@ -1,8 +1,8 @@
 """Authentication: the plugins that are installed, and the sessions they make possible.
 
 A plugin is what provides IRegistryAuth in a module of the package `regcachd.plugins`, which other distributions
-extend as twisted.plugin has it. Modules are imported here, and not by `getPlugins`: that keeps a cache beside them, complains in
-the log where it may not write one, and leaves out a plugin that cannot be imported.
+extend as twisted.plugin has it. Modules are imported here, and not by `getPlugins`: that keeps a cache beside them,
+complains in the log where it may not write one, and leaves out a plugin that cannot be imported.
 """
 
 import re

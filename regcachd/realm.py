@@ -58,7 +58,7 @@ class Realm:
 
 
 def judge_realm(url: str, home: Home, registrable: Registrable) -> Realm:
-    """The realm at this URL, which is in a challenge of the registry `home`. Raises AuthFailed if it may not be asked."""
+    """The realm at this URL, from a challenge of the registry `home`. Raises AuthFailed if it may not be asked."""
     scheme, authority, path, query = _parse(url, home)
     is_home = authority.host == home.host
     is_listed = any(authority == _listed(each, scheme) for each in home.realm_hosts)
