@@ -42,9 +42,12 @@ class _Run(ProcessProtocol):
         self._limit = limit
         self._output = bytearray()
         self._problem: str | None = None
-        self._timer = reactor.callLater(timeout, self._end, f"did not end within {timeout:g} s")
+        self._reactor = reactor
+        self._timeout = timeout
 
     def connectionMade(self) -> None:
+        late = f"did not end within {self._timeout:g} s"
+        self._timer = self._reactor.callLater(self._timeout, self._end, late)
         self.transport.write(self._given)
         self.transport.closeStdin()
 
@@ -96,6 +99,5 @@ async def run_program(
     try:
         reactor.spawnProcess(running, words[0], words, env=dict(environment), path="/")
     except OSError as error:
-        running._timer.cancel()
         raise ProgramFailed(f"cannot be started: {error.strerror}") from None
     return await running.ended
