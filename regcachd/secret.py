@@ -62,14 +62,19 @@ class Secret:
         return text
 
     def exposed_to(self) -> str | None:
-        """Who else than the owner may read the file: "group", "everybody" or None. Raises SecretUnreadable."""
+        """Who else than the owner may read the file: "its group", "everybody" or None. Raises SecretUnreadable.
+
+        Credentials are not looked at: systemd keeps them from others, and its access lists look like a group's.
+        """
+        if self.source.startswith("credential:"):
+            return None
         try:
             mode = self.path.stat().st_mode
         except OSError as error:
             raise SecretUnreadable(f"{self.source}: cannot be read: {error.strerror}") from None
         if mode & stat.S_IROTH:
             return "everybody"
-        return "group" if mode & stat.S_IRGRP else None
+        return "its group" if mode & stat.S_IRGRP else None
 
 
 def secret(value: object) -> Secret:

@@ -33,6 +33,7 @@ from .pages import Pages
 from .pki import CA, PkiError, open_ca
 from .recent import RecentManifests
 from .registry import CachedRegistry, Shared
+from .safekeeping import refuse_exposed
 from .singleflight import SingleFlight
 from .store import Store
 from .tls import LeafContexts
@@ -72,8 +73,9 @@ def open_configured_ca(config: Config) -> CA:
 def prepare(config: Config) -> CA:
     """Once in the life of a daemon, before it serves: make what is not there yet, so that no two workers do.
 
-    Raises PkiError and StoreUnusable.
+    Raises PkiError, StoreUnusable and SecretsExposed.
     """
+    refuse_exposed(config)
     ca = open_configured_ca(config)
     Store(Path(config.store.path)).prepare()
     return ca

@@ -22,7 +22,7 @@ def fetched(body: Any, status: int = 200, **headers: str) -> Fetched:
     return Fetched(status, headers, data)
 
 
-def read(body: Any, status: int = 200, **headers: str) -> Token:
+def read(body: Any, status: int = 200, **headers: Any) -> Token:
     return read_token(fetched(body, status, **headers), "r.example", None)
 
 
@@ -103,7 +103,7 @@ def test_a_token_and_its_life_are_read(body: Any, text: str, life: float) -> Non
 
 
 def test_the_content_type_does_not_matter() -> None:
-    assert read({"token": "t"}, **{"content-type": "text/html"}).text == "t"
+    assert read({"token": "t"}, 200, **{"content-type": "text/html"}).text == "t"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_token_that_was_issued_before_has_lived_already(
 ) -> None:
     """Whatever this machine's clock says: both times are the server's."""
     headers = {} if date is None else {"date": date}
-    assert read({"token": "t", "expires_in": 300, "issued_at": issued_at}, **headers).life == life
+    assert read({"token": "t", "expires_in": 300, "issued_at": issued_at}, 200, **headers).life == life
 
 
 @pytest.mark.parametrize(
