@@ -64,7 +64,7 @@ $(VENV)/.installed: pyproject.toml scripts/make-venv
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed
-	$(VENV)/bin/python $(PIP) install $(EDITABLE) '.[test]'
+	$(VENV)/bin/python $(PIP) install $(EDITABLE) '.[test,test-aws]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

@@ -24,6 +24,8 @@ Care       `care` is what a daemon does once for its store: it holds the `lock`;
            go. Each is a `chore` along the `shelves`. `admin` answers `cli`, which is regcachctl, at one of `sockets`.
 Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
 Upstream   `upstream` keeps verified connections (`http1`), follows redirects, and goes nowhere `guard` forbids.
+Clouds     `leases` are credentials that end, and are replaced in time or when `renewing` hears that they are refused:
+           `aws`, `google`, `azure` (by `oauth`). `dockerconfig` is docker's file, `programs` runs what it names.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
            It takes `care` of the store. With `workers = 1` there is one process and none of that.
 Wiring     `tap` reads options and configuration (`documents`, `config`, `schema`, `values`, `units`, `known`);

@@ -15,27 +15,32 @@ from attrs import evolve, field, frozen
 
 from regcachd.connect import Authority
 from regcachd.errors import RegcachdError
-from regcachd.known import blob_probe
+from regcachd.kinds import BadKey, Kinds, all_keys, read_auth
+from regcachd.known import blob_probe, realm_hosts
 from regcachd.schema import (
     REGISTRY_TABLE,
     SCHEMA,
+    Auth,
     CAFiles,
     Config,
     Limits,
     Registry,
     RegistryDefaults,
+    RegistryKeys,
     StoreConfig,
     TLSConfig,
     Tunnel,
     make_registry,
 )
-from regcachd.units import BadValue, Size, parse_duration, parse_size
+from regcachd.units import BadSecret, BadValue, Size, parse_duration, parse_size
 from regcachd.values import Reader, keys_of, listener, registry_name, text, upstream, upstream_authority
 
 __all__ = [
+    "Auth",
     "CAFiles",
     "Config",
     "ConfigError",
+    "Kinds",
     "Limits",
     "Registry",
     "Size",
@@ -87,16 +92,18 @@ def _mask(value: object) -> object:
     return value
 
 
-def parse_config(documents: Sequence[tuple[str, str]]) -> Config:
+def parse_config(documents: Sequence[tuple[str, str]], kinds: Kinds | None = None) -> Config:
     """The configuration that these files, (name, TOML text) in order of reading, make together.
 
     Registries are the known ones, until a file has a table of registries: then they are those that are named.
-    Raises ConfigError.
+    `kinds` are the kinds of authentication there are; without them, for those who need not know, what may belong to one
+    is not looked at, and no registry has an `auth`. Raises ConfigError.
     """
     tables: dict[str, dict[str, Any]] = {name: {} for name in _TABLES}
     top: dict[str, Any] = {}
     registries: dict[str, dict[str, Any]] | None = None
     files: dict[str, str] = {}  # by table: the last file that has it
+    further: dict[str, _Further] = {}  # by registry: keys of plugins
     for file, toml in documents:
         document = _parse_toml(file, toml)
         for name in [name for name in _TABLES if name in document]:
@@ -107,7 +114,9 @@ def parse_config(documents: Sequence[tuple[str, str]]) -> Config:
             named = _as_table(file, "registries", document.pop("registries"))
             for name, table in named.items():
                 where = _path("registries", _read(file, "registries", registry_name, name))
-                registries.setdefault(name, {}).update(_read_table(file, where, REGISTRY_TABLE, table))
+                table, of_plugins = _split(_as_table(file, where, table), kinds)
+                registries.setdefault(name, {}).update(_read_table(file, where, REGISTRY_TABLE, table, kinds))
+                further.setdefault(name, {}).update((key, (file, value)) for key, value in of_plugins.items())
                 files[where] = file
         top |= _read_table(file, "", "", document)
 
@@ -126,10 +135,50 @@ def parse_config(documents: Sequence[tuple[str, str]]) -> Config:
         defaults=RegistryDefaults(**tables["defaults"]),
     )
     if registries is not None:
-        chosen = {name: make_registry(name, given, config.defaults) for name, given in registries.items()}
+        chosen = {
+            name: make_registry(
+                name,
+                given,
+                config.defaults,
+                _auth(files[_path("registries", name)], name, given, further[name], kinds),
+            )
+            for name, given in registries.items()
+        }
         _check_authorities(chosen, files)
         config = evolve(config, registries=chosen)
     return config
+
+
+_Further = dict[str, tuple[str, object]]
+"""Keys that a plugin is to read: file and value of each."""
+
+
+def _split(table: dict[str, Any], kinds: Kinds | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A registry's table without the keys that may be a plugin's, and these; there are none without kinds."""
+    own = keys_of(RegistryKeys)
+    if kinds is None:
+        return {key: value for key, value in table.items() if key in own}, {}
+    of_plugins = all_keys(kinds) - own.keys()
+    return (
+        {key: value for key, value in table.items() if key not in of_plugins},
+        {key: value for key, value in table.items() if key in of_plugins},
+    )
+
+
+def _auth(
+    file: str, name: str, given: Mapping[str, Any], further: _Further, kinds: Kinds | None
+) -> Auth | None:
+    """The registry's credential. Raises ConfigError, which shows no value."""
+    if kinds is None:
+        return None
+    where = _path("registries", name)
+    try:
+        auth = read_auth(given.get("auth"), {key: value for key, (_, value) in further.items()}, kinds)
+        if auth is None and given.get("share"):
+            raise BadKey("share", "it shares regcachd's own credential, and this registry has none: set auth")
+    except BadKey as error:
+        raise ConfigError(further.get(error.key, (file,))[0], _path(where, error.key), str(error)) from None
+    return auth
 
 
 def with_overrides(
@@ -184,15 +233,23 @@ class Sources:
     options: Mapping[str, Any] = field(factory=dict)
     """What the command line says, as `with_overrides` takes it."""
 
-    def config(self) -> Config:
-        """The configuration; raises ConfigError."""
-        return with_overrides(parse_config(self.documents), **self.options)
+    def config(self, kinds: Kinds | None = None) -> Config:
+        """The configuration, as `parse_config` makes it; raises ConfigError."""
+        return with_overrides(parse_config(self.documents, kinds), **self.options)
 
 
 def _moved(registry: Registry, url: str) -> Registry:
     """The registry at another upstream; clients keep the names they have for it."""
     authorities = registry.authorities | {upstream_authority(url)}
-    return evolve(registry, upstream=url, authorities=authorities, blob_probe=blob_probe(url))
+    known = realm_hosts(registry.upstream)
+    listed = [host for host in registry.realm_hosts if host not in known]
+    return evolve(
+        registry,
+        upstream=url,
+        authorities=authorities,
+        blob_probe=blob_probe(url),
+        realm_hosts=(*realm_hosts(url), *listed),
+    )
 
 
 def _check_authorities(registries: Mapping[str, Registry], files: Mapping[str, str]) -> None:
@@ -219,13 +276,15 @@ def _as_table(file: str, where: str, value: object) -> dict[str, Any]:
     return value
 
 
-def _read_table(file: str, where: str, kind: str, value: object) -> dict[str, Any]:
+def _read_table(
+    file: str, where: str, kind: str, value: object, kinds: Kinds | None = None
+) -> dict[str, Any]:
     """The values of the table `where`, as the daemon uses them; SCHEMA knows it as `kind`."""
     keys = keys_of(SCHEMA[kind])
     found = {}
     for name, item in _as_table(file, where, value).items():
         if name not in keys:
-            raise ConfigError(file, _path(where, name), _unknown_key(name, kind))
+            raise ConfigError(file, _path(where, name), _unknown_key(name, kind, kinds))
         found[name] = _read(file, _path(where, name), keys[name]["read"], item)
     return found
 
@@ -234,11 +293,13 @@ def _read(file: str, where: str, read: Reader[T], value: object) -> T:
     try:
         return read(value)
     except BadValue as error:
-        raise ConfigError(file, where, str(error), value) from None
+        raise ConfigError(file, where, str(error), None if isinstance(error, BadSecret) else value) from None
 
 
-def _unknown_key(name: str, kind: str) -> str:
+def _unknown_key(name: str, kind: str, kinds: Kinds | None) -> str:
     known = [*keys_of(SCHEMA[kind])]
+    if kind == REGISTRY_TABLE:
+        known += sorted(all_keys(kinds or {}) - set(known))
     if not kind:
         known += [*_TABLES, "registries"]
     homes = [other for other, table in SCHEMA.items() if name in keys_of(table)]

@@ -11,6 +11,7 @@ from . import __version__
 from .config import Config
 from .listening import where
 from .pki import CA
+from .safekeeping import report
 
 log = Logger()
 
@@ -19,7 +20,8 @@ _DROP_IN = "Environment=HTTPS_PROXY={url} under [Service] with `systemctl edit d
 
 
 def greet(config: Config, ca: CA, ports: Sequence[Any], workers: int) -> None:
-    """Say it."""
+    """Say it, and what is wrong with the secrets."""
+    report(config)
     log.info(
         "regcachd {version} listens on {where} and caches {names}",
         version=__version__,

@@ -6,6 +6,7 @@ Content-Length, which is what layers are, goes from the transport to its consume
 Header names keep the spelling the registry used: some clients parse challenges with less than a parser.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 from typing import Protocol as Shape
@@ -27,6 +28,9 @@ MOST_DISCARDED = 16 * 1024
 
 MOST_BYTES = 2**63 - 1
 """Bytes a body may be said to have: as many as a file can."""
+
+_QUOTED = re.compile(r" (b|bytearray\(b)['\"].*", re.DOTALL)
+"""What h11 repeats of a header in its errors, which may be a credential."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -165,8 +169,9 @@ class Http1Connection(Protocol):
             wire.append(self._parser.send(h11.EndOfMessage()))
         except h11.LocalProtocolError as error:
             self.abandon()
+            what = _QUOTED.sub("", str(error))
             return fail(
-                UpstreamFailed(f"the request cannot be passed on to {self._name}: {error}", status=400)
+                UpstreamFailed(f"the request cannot be passed on to {self._name}: {what}", status=400)
             )
         self._answer = Deferred()
         self._last = self._clock.seconds()

@@ -6,6 +6,10 @@ redirects, which regcachd follows itself.
 
 `blob_probe` is the request that proves that a client may read a blob: HEAD, or, where a registry answers a
 blob's HEAD wrongly, a GET whose redirect is not followed.
+
+Realm hosts are those to which a registry sends its clients for tokens, where that is not the registry itself. They
+may be told a credential that is meant for the registry. (registry.redhat.io, ghcr.io, quay.io, gcr.io, registries of
+AWS, Azure and IBM, and Harbor hand out their own tokens; registry.k8s.io and mcr.microsoft.com need none.)
 """
 
 from collections.abc import Mapping
@@ -48,6 +52,20 @@ KNOWN: Mapping[str, KnownRegistry] = MappingProxyType(
         )
     }
 )
+
+_REALM_HOSTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "https://registry-1.docker.io": ("auth.docker.io",),
+        "https://nvcr.io": ("authn.nvidia.com",),
+        "https://registry.gitlab.com": ("gitlab.com",),
+    }
+)
+"""By upstream, so that a mirror that is called docker.io in the configuration is told nothing of Docker's."""
+
+
+def realm_hosts(upstream: str) -> tuple[str, ...]:
+    """The realm hosts of the registry at this upstream."""
+    return _REALM_HOSTS.get(upstream, ())
 
 
 def blob_probe(upstream: str) -> BlobProbe:

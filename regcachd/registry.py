@@ -7,6 +7,7 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from .access import Access, decide_access
+from .authentication import Sessions
 from .config import Limits, Registry
 from .disk import InThread
 from .evidence import Credential, Proofs
@@ -17,6 +18,7 @@ from .patience import Patience
 from .recent import RecentManifests
 from .reference import Digest, Repository
 from .relay import Answer, asking
+from .session import Session
 from .singleflight import SingleFlight
 from .store import Store
 from .trouble import Trouble
@@ -53,6 +55,7 @@ class CachedRegistry:
 
     shared: Shared
     upstream: Upstream
+    _sessions: Sessions
     _probes: "SingleFlight[tuple[Kind, Repository, Digest, Credential], Answer | None]" = field(
         factory=SingleFlight
     )
@@ -61,6 +64,16 @@ class CachedRegistry:
     def settings(self) -> Registry:
         """Its configuration."""
         return self.upstream.registry
+
+    @property
+    def session(self) -> Session | None:
+        """Requests on the configured credential, if there is one."""
+        return self._sessions.own
+
+    @property
+    def anonymous(self) -> Session:
+        """Requests as anybody."""
+        return self._sessions.anonymous
 
     @property
     def fill_settings(self) -> Settings:

@@ -13,7 +13,7 @@ import attrs
 from attrs import field, frozen
 
 from regcachd.connect import Authority
-from regcachd.known import KNOWN, BlobProbe, blob_probe
+from regcachd.known import KNOWN, BlobProbe, blob_probe, realm_hosts
 from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_reserve, parse_size
 from regcachd.values import (
     Network,
@@ -22,12 +22,14 @@ from regcachd.values import (
     flag,
     host_pattern,
     key,
+    kind_name,
     list_of,
     listener,
     network,
     one_of,
     optional,
     or_off,
+    realm_host,
     required,
     set_of,
     text,
@@ -120,6 +122,17 @@ class RegistryKeys(RegistryDefaults):
     upstream: str | None = optional(upstream)
     hosts: tuple[Authority, ...] = key([], list_of(authority))
     insecure: bool = key(False, flag)
+    auth: str | None = optional(kind_name)
+    share: bool = key(False, flag)
+    realm_hosts: tuple[str, ...] = key([], list_of(realm_host))
+
+
+@frozen
+class Auth:
+    """A credential for a registry: the name of a plugin, and its keys as an instance of its class for them."""
+
+    kind: str
+    keys: object = field(repr=False)
 
 
 @frozen
@@ -128,7 +141,8 @@ class Registry:
 
     `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `ca` is a
     file with further trusted certificates; `insecure` turns the check of upstream's certificate off. Times
-    are in seconds; `blob_probe` is explained in regcachd.known.
+    are in seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known. With `share`, every client
+    may read what `auth` can.
     """
 
     name: str
@@ -142,9 +156,14 @@ class Registry:
     retries: int
     retry_delay: float
     blob_probe: BlobProbe
+    auth: Auth | None
+    share: bool
+    realm_hosts: tuple[str, ...]
 
 
-def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefaults) -> Registry:
+def make_registry(
+    name: str, given: Mapping[str, Any], defaults: RegistryDefaults, auth: Auth | None = None
+) -> Registry:
     """The registry of this name with the keys given for it, the defaults, and what is known of it."""
     known = KNOWN.get(name)
     keys = RegistryKeys(**{**attrs.asdict(defaults, recurse=False), **given})
@@ -162,6 +181,9 @@ def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefault
         retries=keys.retries,
         retry_delay=keys.retry_delay,
         blob_probe=blob_probe(url),
+        auth=auth,
+        share=keys.share,
+        realm_hosts=tuple(dict.fromkeys((*realm_hosts(url), *keys.realm_hosts))),
     )
 
 
@@ -181,6 +203,7 @@ class Config:
     state: str = key("/var/lib/regcachd", text)
     clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
     admin: str = key("/run/regcachd/admin.sock", text)
+    exposed_secrets: str = key("warn", one_of("warn", "refuse"))
     store: StoreConfig = StoreConfig()
     ca: CAFiles | None = None
     tls: TLSConfig = TLSConfig()

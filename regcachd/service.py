@@ -12,6 +12,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from . import kernel_tls
+from .authentication import find_plugins, open_sessions
 from .blobs import Openings
 from .care import Care
 from .config import Config
@@ -32,6 +33,7 @@ from .pages import Pages
 from .pki import CA, PkiError, open_ca
 from .recent import RecentManifests
 from .registry import CachedRegistry, Shared
+from .safekeeping import refuse_exposed
 from .singleflight import SingleFlight
 from .store import Store
 from .tls import LeafContexts
@@ -71,8 +73,9 @@ def open_configured_ca(config: Config) -> CA:
 def prepare(config: Config) -> CA:
     """Once in the life of a daemon, before it serves: make what is not there yet, so that no two workers do.
 
-    Raises PkiError and StoreUnusable.
+    Raises PkiError, StoreUnusable and SecretsExposed.
     """
+    refuse_exposed(config)
     ca = open_configured_ca(config)
     Store(Path(config.store.path)).prepare()
     return ca
@@ -127,8 +130,11 @@ class RegcacheService(Service):
         self._upstreams = {
             name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
         }
+        plugins = find_plugins()
         self._endpoints = {
-            name: Endpoints(CachedRegistry(shared, upstream), openings)
+            name: Endpoints(
+                CachedRegistry(shared, upstream, open_sessions(reactor, upstream, plugins)), openings
+            )
             for name, upstream in self._upstreams.items()
         }
         self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble, store)

@@ -5,6 +5,7 @@ from pathlib import Path
 from twisted.python import usage
 
 from regcachd import __version__
+from regcachd.authentication import find_plugins, kinds_of
 from regcachd.config import Config, ConfigError, Sources
 from regcachd.documents import INSTALLED, documents
 from regcachd.errors import RegcachdError
@@ -118,6 +119,6 @@ def read_sources(options: Options, installed: Path = INSTALLED) -> Sources:
 def configuration(sources: Sources) -> Config:
     """The configuration that they make; usage.UsageError, one line long, if they make none."""
     try:
-        return sources.config()
+        return sources.config(kinds_of(find_plugins()))
     except ConfigError as error:
         raise usage.UsageError(str(error)) from None

@@ -25,7 +25,7 @@ from twisted.internet.error import (
 from twisted.internet.error import TimeoutError as ConnectTimeout
 
 from .config import Limits, Registry
-from .guard import GuardedReactor, anywhere, never_ours
+from .guard import GuardedReactor, Rule, anywhere, never_ours
 from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
 from .tls import MODE
 from .tls_socket import HandshakeFailed
@@ -153,17 +153,25 @@ class Upstream:
                 headers = [h for h in headers if h[0].lower() not in _CREDENTIALS]
         raise UpstreamFailed(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
 
+    async def ask(self, method: bytes, url: str, headers: RawHeaders, body: bytes, rule: Rule) -> Response:
+        """Ask another server something on the registry's behalf; redirects are answers.
+
+        It is trusted as the registry is, and asked over a connection of its own, which goes where `rule` allows. The
+        answer's body must be delivered or abandoned. Raises UpstreamFailed.
+        """
+        netloc, target = parse_url(url)
+        name = f"{netloc} (for {self.registry.name})"
+        connection = await self._connect(netloc, name, rule, is_kept=False)
+        headers = _framed(netloc, method, [*headers, (b"Connection", b"close")], body)
+        return await connection.request(method, target, headers, body, self.registry.timeout)
+
     async def _exchange(
         self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes
     ) -> Response:
-        host = f"[{netloc.host}]" if ":" in netloc.host else netloc.host
-        authority = host if netloc.port == _PORTS[netloc.scheme] else f"{host}:{netloc.port}"
-        headers = [(b"Host", authority.encode()), *headers]
-        if body or method == b"POST":  # RFC 9110 section 8.6
-            headers.append((b"Content-Length", b"%d" % len(body)))
+        headers = _framed(netloc, method, headers, body)
         while True:
             kept = self._take(netloc)
-            connection = kept or await self._connect(netloc)
+            connection = kept or await self._connect_for(netloc)
             try:
                 return await connection.request(method, target, headers, body, self.registry.timeout)
             except UpstreamFailed as error:
@@ -202,17 +210,28 @@ class Upstream:
             if not self._idle[netloc]:
                 del self._idle[netloc]
 
-    async def _connect(self, netloc: Netloc) -> Http1Connection:
+    async def _connect_for(self, netloc: Netloc) -> Http1Connection:
+        """To the registry, or to where it redirects."""
         name = (
             self.registry.name
             if netloc == self._home
             else f"{netloc} (where {self.registry.name} redirects to)"
         )
         rule = anywhere if netloc.host == self._home.host else never_ours
+        return await self._connect(netloc, name, rule)
+
+    async def _connect(
+        self, netloc: Netloc, name: str, rule: Rule, *, is_kept: bool = True
+    ) -> Http1Connection:
         guarded = GuardedReactor(self._reactor, rule)
-        connection = Http1Connection(
-            self._reactor, name, lambda c: self._put(netloc, c), lambda c: self._gone(netloc, c)
-        )
+
+        def idle(connection: Http1Connection) -> None:
+            if is_kept:
+                self._put(netloc, connection)
+            else:
+                connection.abandon()
+
+        connection = Http1Connection(self._reactor, name, idle, lambda c: self._gone(netloc, c))
         endpoint = HostnameEndpoint(guarded, netloc.host, netloc.port, timeout=self._limits.connect_timeout)
         if self._closed:
             raise UpstreamFailed(_STOPPING, status=503)
@@ -275,6 +294,16 @@ class Upstream:
 
 _STOPPING = "regcachd is stopping"
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
+
+
+def _framed(netloc: Netloc, method: bytes, headers: RawHeaders, body: bytes) -> RawHeaders:
+    """The headers with those that say where the request goes and where it ends."""
+    host = f"[{netloc.host}]" if ":" in netloc.host else netloc.host
+    authority = host if netloc.port == _PORTS[netloc.scheme] else f"{host}:{netloc.port}"
+    headers = [(b"Host", authority.encode()), *headers]
+    if body or method == b"POST":  # RFC 9110 section 8.6
+        headers.append((b"Content-Length", b"%d" % len(body)))
+    return headers
 
 
 def _is_address(host: str) -> bool:

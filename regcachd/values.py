@@ -14,7 +14,7 @@ import attrs
 from attrs import field
 
 from regcachd.connect import Authority, HeadError
-from regcachd.units import BadValue
+from regcachd.units import BadSecret, BadValue
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -54,6 +54,20 @@ def keys_of(table: type) -> dict[str, Any]:
 def text(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise BadValue("expected a text in quotes, not empty")
+    return value
+
+
+def kind_name(value: object) -> str:
+    """The name of a plugin; what docker calls `auth` is a secret."""
+    if not isinstance(value, str) or not value:
+        raise BadSecret("expected the name of a kind of authentication in quotes")
+    return value
+
+
+def user_name(value: object) -> str:
+    """A user's name, which goes before the colon of RFC 7617."""
+    if not isinstance(value, str) or not value or not value.isprintable() or ":" in value:
+        raise BadValue("expected a user name in quotes, without a colon")
     return value
 
 
@@ -125,7 +139,7 @@ def list_of(read: Reader[T], *, empty: bool = True) -> Reader[tuple[T, ...]]:
             try:
                 items.append(read(item))
             except BadValue as error:
-                raise BadValue(f"entry {number}: {error}" if len(value) > 1 else str(error)) from None
+                raise type(error)(f"entry {number}: {error}" if len(value) > 1 else str(error)) from None
         return tuple(dict.fromkeys(items))
 
     return read_list
@@ -167,6 +181,15 @@ def network(value: object) -> Network:
 def authority(value: object) -> Authority:
     """A host, or host:port; the port is that of https unless given."""
     return _authority(text(value), HTTPS_PORT)
+
+
+def realm_host(value: object) -> str:
+    """A host that may hand out tokens, with a port if that is not its scheme's."""
+    written = text(value)
+    found = _authority(written, HTTPS_PORT)
+    if written.removesuffix(".").endswith(f":{found.port}"):
+        return str(found)
+    return _write(found, HTTPS_PORT)
 
 
 def _authority(written: str, default_port: int) -> Authority:

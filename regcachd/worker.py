@@ -61,10 +61,11 @@ def run(inheritance: Inheritance) -> None:
     import_module(inheritance.reactor).install()
     from twisted.internet import reactor as _reactor
 
+    from .authentication import find_plugins, kinds_of
     from .service import RegcacheService
 
     reactor: Any = _reactor
-    config = share(inheritance.sources.config(), inheritance.of)
+    config = share(inheritance.sources.config(kinds_of(find_plugins())), inheritance.of)
     service = RegcacheService(reactor, config, inheritance=inheritance)
     stopping = False
 

@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
+from regcachd.authentication import find_plugins, kinds_of
 from regcachd.config import Sources, parse_config
 from regcachd.guard import anywhere
 from regcachd.inheritance import Inheritance, Secrets
@@ -27,7 +28,7 @@ def main(config: str) -> None:
     """Serve until killed, by the test or by its end."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
-    parsed = parse_config([("daemon.toml", config)])
+    parsed = parse_config([("daemon.toml", config)], kinds_of(find_plugins()))
     inheritance = Inheritance(2, of=3, sockets=0, reactor="", sources=Sources(), secrets=Secrets())
     service = RegcacheService(reactor, parsed, tunnel_rule=anywhere, inheritance=inheritance)
     service.privilegedStartService()

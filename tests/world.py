@@ -12,6 +12,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from regcachd.authentication import find_plugins, kinds_of
 from regcachd.care import Care
 from regcachd.config import Sources, parse_config
 from regcachd.guard import Rule, anywhere
@@ -144,7 +145,8 @@ class World:
                     {self.tables}
                     """,
                 )
-            ]
+            ],
+            kinds_of(find_plugins()),
         )
         inheritance = None
         if self.is_second:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeAlias
 from urllib.parse import parse_qs
 
@@ -34,6 +35,14 @@ class Access:
         self.auth = auth
         self.users = dict(users)
         self.token_life = token_life
+        self.identity_tokens: dict[str, str] = {}
+        """OAuth2 refresh tokens with the user of each; they are taken by POST."""
+        self.realm: str | None = None
+        """The realm that challenges name, if that is not the registry's own token endpoint."""
+        self.realm_of_expired: str | None = None
+        """The realm for those who have shown a token that is not good any more, as nvcr.io has another for them."""
+        self.write: Callable[[dict[str, object]], Reply] = functools.partial(Reply.json, 200)
+        """Makes the answer of the token endpoint from its fields."""
         self._readers: dict[str, frozenset[str]] = {}
         self._tokens: dict[str, _Token] = {}
 
@@ -58,19 +67,25 @@ class Access:
 
     def grant(self, request: Request) -> Reply:
         """Answer a request to the token endpoint: a token for what the user (or anybody) may read."""
-        user = self._user(request.authorization)
-        if user is None and request.authorization is not None:
+        parameters = parse_qs(request.body if request.method == "POST" else request.query)
+        if request.method == "POST":
+            if not self.identity_tokens or parameters.get("grant_type") != ["refresh_token"]:
+                return Reply.error(405, "UNSUPPORTED", "There is no POST here.")
+            user = self.identity_tokens.get("".join(parameters.get("refresh_token", [])))
+        else:
+            user = self._user(request.authorization)
+        if user is None and (request.method == "POST" or request.authorization is not None):
             return _unauthorized('Basic realm="token"', "wrong user name or password")
         asked = {
             scope.split(":")[1]
-            for line in parse_qs(request.query).get("scope", [])
+            for line in parameters.get("scope", [])
             for scope in line.split()
             if scope.startswith("repository:") and "pull" in scope.rpartition(":")[2].split(",")
         }
         allowed = frozenset(each for each in asked if self._may_read(user, each))
         token = secrets.token_urlsafe(24)
         self._tokens[token] = _Token(allowed, request.time + self.token_life)
-        return Reply.json(200, {"token": token, "access_token": token, "expires_in": int(self.token_life)})
+        return self.write({"token": token, "access_token": token, "expires_in": int(self.token_life)})
 
     def _basic_refusal(self, request: Request, repository: str | None) -> Reply | None:
         user = self._user(request.authorization)
@@ -81,17 +96,23 @@ class Access:
         return None
 
     def _token_refusal(self, request: Request, repository: str | None, realm: str) -> Reply | None:
-        challenge = f'Bearer realm="{realm}",service="{SERVICE}"'
-        if repository is not None:
-            challenge += f',scope="repository:{repository}:pull"'
+
+        def challenge(realm: str) -> str:
+            scope = "" if repository is None else f',scope="repository:{repository}:pull"'
+            return f'Bearer realm="{realm}",service="{SERVICE}"{scope}'
+
+        realm = self.realm or realm
         scheme, _, text = (request.authorization or "").partition(" ")
         if scheme.lower() != "bearer":
-            return _unauthorized(challenge, "authentication required")
+            return _unauthorized(challenge(realm), "authentication required")
         token = self._tokens.get(text)
         if token is None or token.expires <= request.time:
-            return _unauthorized(f'{challenge},error="invalid_token"', "unknown or expired token")
+            again = challenge(self.realm_of_expired or realm)
+            return _unauthorized(f'{again},error="invalid_token"', "unknown or expired token")
         if repository is not None and repository not in token.repositories:
-            return _unauthorized(f'{challenge},error="insufficient_scope"', "the token does not cover this")
+            return _unauthorized(
+                f'{challenge(realm)},error="insufficient_scope"', "the token does not cover this"
+            )
         return None
 
     def _may_read(self, user: str | None, repository: str) -> bool:

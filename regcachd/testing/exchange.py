@@ -102,6 +102,7 @@ class Exchange:
             },
             time=self._owner.clock.seconds(),
             connection=self._connection.serial,
+            body=http.content.read().decode("latin-1"),
         )
         http.notifyFinish().addErrback(self._lost)
         delivery = self._owner.receive(request)

@@ -15,7 +15,7 @@ class Request:
 
     ``path`` is as sent, without the query; header names are in lower case and repeated headers are joined
     with a comma; ``time`` is the reactor's clock in seconds; ``connection`` is the TCP connection's number,
-    from 1.
+    from 1; ``body`` is decoded as Latin-1.
     """
 
     method: str
@@ -24,6 +24,7 @@ class Request:
     headers: Mapping[str, str] = field(factory=dict)
     time: float = 0.0
     connection: int = 0
+    body: str = ""
 
     @property
     def authorization(self) -> str | None:

@@ -141,7 +141,7 @@ class FakeRegistry(Content):
     @property
     def token_fetches(self) -> int:
         """How often a token was asked for."""
-        return self.requests.count("GET", "/token")
+        return self.requests.count(path="/token")
 
     def fault(self, match: Match, *faults: Fault, times: int | None = None, skip: int = 0) -> Rule:
         """Misbehave on the requests that match: after ``skip`` of them, ``times`` times (always, if None).

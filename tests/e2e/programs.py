@@ -15,7 +15,19 @@ from attrs import define
 DEBIAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Where Debian's programs are; nothing that a user put before them on PATH is meant here."""
 
-NEEDED = ("docker-registry", "skopeo", "podman", "buildah", "runc", "curl", "openssl", "htpasswd")
+NEEDED = (
+    "docker-registry",
+    "skopeo",
+    "podman",
+    "buildah",
+    "runc",
+    "curl",
+    "openssl",
+    "htpasswd",
+    "docker-credential-pass",
+    "pass",
+    "gpg",
+)
 
 
 class ProgramError(AssertionError):
