@@ -196,6 +196,6 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
         leaks += planted.found(text, text.encode())
     files = [path for path in daemon.rglob("*") if path.is_file()]
     assert {"index.sqlite3"} <= {path.name for path in files}
-    for path in files:
-        leaks += planted.found(str(path), path.read_bytes())
+    for file in files:
+        leaks += planted.found(str(file), file.read_bytes())
     assert not leaks

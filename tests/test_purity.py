@@ -21,6 +21,10 @@ PURE = [
     "access",
     "config",
     "lru",
+    "interfaces",
+    "kinds",
+    "realm",
+    "tokens",
 ]
 """Those of the design; a module is tested from the moment it exists."""
 
