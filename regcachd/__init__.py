@@ -24,6 +24,9 @@ Care       `care` is what a daemon does once for its store: it holds the `lock`;
            go. Each is a `chore` along the `shelves`. `admin` answers `cli`, which is regcachctl, at one of `sockets`.
 Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
 Upstream   `upstream` keeps verified connections (`http1`), follows redirects, and goes nowhere `guard` forbids.
+Credential `session` makes requests on the daemon's own; `authentication` finds the `plugins` (`interfaces`), most of
+           which are `answers` to challenges: `realm` says who may be told (`domains`), `tokens` are kept in a
+           `wallet`, `fetch` is their web. A `secret` is where the configuration (`kinds`) says; `safekeeping` looks.
 Clouds     `leases` are credentials that end, and are replaced in time or when `renewing` hears that they are refused:
            `aws`, `google`, `azure` (by `oauth`). `dockerconfig` is docker's file, `programs` runs what it names.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
@@ -32,8 +35,8 @@ Wiring     `tap` reads options and configuration (`documents`, `config`, `schema
            `service` makes everything and is, with `workers`, the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
-connect, extents, intercept, lru, parallel, patience, config and what it is made of. The rest are edges. Times are
-seconds, sizes are bytes.
+connect, extents, intercept, interfaces, lru, parallel, patience, realm, tokens, config and what it is made of. The rest
+are edges. Times are seconds, sizes are bytes.
 """
 
 __version__ = "0.1.0"

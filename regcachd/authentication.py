@@ -6,7 +6,7 @@ complains in the log where it may not write one, and leaves out a plugin that ca
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -14,15 +14,16 @@ from typing import Any
 
 import attrs
 from attrs import frozen
+from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
 from . import plugins
 from .errors import RegcachdError
 from .fetch import Web
-from .interfaces import AuthFailed, Home, IRegistryAuth
+from .interfaces import AuthFailed, Fetched, Home, IAuthenticator, IRegistryAuth, IWeb
 from .kinds import Kinds
-from .schema import RegistryKeys
+from .schema import Auth, Registry, RegistryKeys
 from .session import Challenges, Session
 from .upstream import Netloc, Upstream, parse_url
 from .values import keys_of
@@ -77,23 +78,43 @@ def kinds_of(found: Plugins) -> Kinds:
 def open_sessions(clock: Any, upstream: Upstream, found: Plugins) -> Sessions:
     """The sessions with one registry. Raises PluginUnusable when its keys make no credential."""
     registry, web = upstream.registry, Web(upstream, clock)
-    home = home_of(upstream)
     challenges = Challenges(upstream, clock)
     anybody = found[ANONYMOUS]
-    anonymous = Session(upstream, anybody.authenticator(anybody.keys(), home, web, clock), challenges)
+    nobody = anybody.authenticator(anybody.keys(), home_of(registry), web, clock)
+    anonymous = Session(upstream, nobody, challenges)
     if registry.auth is None:
         return Sessions(anonymous, None)
-    plugin = found[registry.auth.kind]
-    try:
-        authenticator = plugin.authenticator(registry.auth.keys, home, web, clock)
-    except AuthFailed as error:
-        raise PluginUnusable(f'registries."{registry.name}": auth = "{plugin.name}": {error}') from None
+    authenticator = _authenticator(registry, registry.auth, web, clock, found)
     return Sessions(anonymous, Session(upstream, authenticator, challenges))
 
 
-def home_of(upstream: Upstream) -> Home:
-    """Its registry, as plugins see it."""
-    registry = upstream.registry
+def check_credentials(clock: Any, registries: Iterable[Registry], found: Plugins) -> None:
+    """Have every credential made once, by a process that has no use for it. Raises PluginUnusable."""
+    for registry in registries:
+        if registry.auth is not None:
+            _authenticator(registry, registry.auth, _Unconnected(), clock, found)
+
+
+def _authenticator(registry: Registry, auth: Auth, web: IWeb, clock: Any, found: Plugins) -> IAuthenticator:
+    try:
+        made: IAuthenticator = found[auth.kind].authenticator(auth.keys, home_of(registry), web, clock)
+    except AuthFailed as error:
+        raise PluginUnusable(f'registries."{registry.name}": auth = "{auth.kind}": {error}') from None
+    return made
+
+
+@implementer(IWeb)
+class _Unconnected:
+    """No web."""
+
+    async def fetch(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, local: bool
+    ) -> Fetched:
+        raise AuthFailed("this process asks nobody")
+
+
+def home_of(registry: Registry) -> Home:
+    """A registry, as plugins see it."""
     netloc: Netloc = parse_url(registry.upstream)[0]
     return Home(registry.name, netloc.scheme, netloc.host, netloc.port, registry.realm_hosts)
 

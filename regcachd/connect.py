@@ -110,6 +110,8 @@ def _name(text: str, name: str) -> str:
 
 
 def _bad_authority(text: str, advice: str) -> HeadError:
+    if "@" in text:
+        text = "***@" + text.rpartition("@")[2]  # a user and a password, as in an URL
     shown = text if len(text) <= 100 else text[:100] + "..."
     return HeadError(f"{shown!r} is not a host and port: {advice}")
 

@@ -15,7 +15,10 @@ def registrable(host: str) -> str | None:
 
     None when there is no list. Names are in lower case, in ASCII.
     """
-    return _lookup()(host)
+    domain = _lookup()(host)
+    if domain is not None and "." not in domain:  # publicsuffix2 of a top-level domain that is not listed
+        return ".".join(host.split(".")[-2:])  # the list's own rule: the algorithm's "*" on publicsuffix.org
+    return domain
 
 
 @cache

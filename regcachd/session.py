@@ -49,7 +49,7 @@ class Challenges:
 
     _upstream: Upstream
     _clock: Any
-    latest: Asked = ()
+    latest: Asked = field(default=(), repr=False)
     """The challenges of the latest 401; none while the registry has not asked for anything."""
     _learnt_at: float | None = None
     _pings: "SingleFlight[None, Asked]" = field(factory=SingleFlight)

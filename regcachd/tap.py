@@ -5,7 +5,7 @@ from pathlib import Path
 from twisted.python import usage
 
 from regcachd import __version__
-from regcachd.authentication import find_plugins, kinds_of
+from regcachd.authentication import check_credentials, find_plugins, kinds_of
 from regcachd.config import Config, ConfigError, Sources
 from regcachd.documents import INSTALLED, documents
 from regcachd.errors import RegcachdError
@@ -88,6 +88,7 @@ def makeService(options: Options) -> RegcacheService | Workers:
     try:
         sources = read_sources(options)
         config = configuration(sources)
+        check_credentials(reactor, config.registries.values(), find_plugins())
         workers = how_many(config.workers)
         if workers == 1:
             return RegcacheService(reactor, config)

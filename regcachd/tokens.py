@@ -8,8 +8,7 @@ missing. A token for less than was asked is a token; the registry will say that 
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from datetime import datetime
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -29,6 +28,8 @@ LONGEST = 64 * 1024
 
 NO_POST = frozenset({400, 401, 404, 405})
 """What servers that have no POST answer to one."""
+_DATE = "%a, %d %b %Y %H:%M:%S GMT"
+"""RFC 9110 section 5.6.7."""
 _PASSING = frozenset({408, 425, 429})
 """Of the 4xx statuses, those that say nothing about the credential."""
 
@@ -151,7 +152,8 @@ def _age(issued_at: Any, fetched: Fetched) -> float:
     """Seconds a token has lived already, for servers that give out one twice. Both times are by the server's clock."""
     try:
         issued = datetime.fromisoformat(issued_at)
-        age = (parsedate_to_datetime(fetched.headers["date"]) - issued).total_seconds()
+        answered = datetime.strptime(fetched.headers["date"], _DATE).replace(tzinfo=UTC)
+        age = (answered - issued).total_seconds()
     except (TypeError, ValueError, KeyError, OverflowError):
         return 0.0
     return max(0.0, age)

@@ -8,10 +8,11 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from attrs import evolve
 from twisted.internet import reactor as _reactor
+from zope.interface.verify import verifyObject
 
 from regcachd.config import parse_config
 from regcachd.fetch import Web
-from regcachd.interfaces import AuthFailed, Fetched
+from regcachd.interfaces import AuthFailed, Fetched, IWeb
 from regcachd.testing import Certificate, FakeRegistry, StallAfter, StallBeforeHeaders, Status
 from regcachd.upstream import Upstream
 
@@ -60,6 +61,11 @@ async def here(tmp_path: Path) -> AsyncIterator[Here]:
     here = Here(tmp_path)
     yield here
     await here.stop()
+
+
+async def test_it_is_what_plugins_are_promised(here: Here) -> None:
+    await here.start()
+    verifyObject(IWeb, Web(here.upstream, reactor))
 
 
 async def test_an_answer_comes_whole_with_lower_case_names(here: Here) -> None:

@@ -1,7 +1,7 @@
 """The table of registries that need no more than their name."""
 
 from regcachd.connect import Authority
-from regcachd.known import KNOWN, blob_probe
+from regcachd.known import KNOWN, blob_probe, realm_hosts
 from regcachd.values import registry_name, upstream
 
 
@@ -26,3 +26,9 @@ def test_only_ecr_public_is_asked_for_blobs_by_get() -> None:
 def test_the_probe_goes_by_the_upstream_and_is_head_for_a_stranger() -> None:
     assert blob_probe("https://public.ecr.aws") == "get"
     assert blob_probe("https://registry.site.example") == "head"
+
+
+def test_the_realm_hosts_go_by_the_upstream() -> None:
+    assert realm_hosts("https://registry-1.docker.io") == ("auth.docker.io",)
+    assert realm_hosts("https://nvcr.io") == ("authn.nvidia.com",)
+    assert realm_hosts("https://mirror.site.example") == ()

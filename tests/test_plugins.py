@@ -19,7 +19,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 import regcachd
-from regcachd.authentication import PluginUnusable, find_plugins, kinds_of
+from regcachd.authentication import PluginUnusable, check_credentials, find_plugins, kinds_of
 from regcachd.challenge import parse_challenges
 from regcachd.config import ConfigError, parse_config
 from regcachd.errors import RegcachdError
@@ -253,6 +253,17 @@ def test_a_plugin_that_cannot_be_used_is_named(package: ModuleType, text: str, m
     add(package, "one", text)
     with pytest.raises(PluginUnusable, match=message):
         find_plugins(package)
+
+
+def test_keys_that_cannot_be_used_together_are_an_error_at_start(package: ModuleType) -> None:
+    refusing = "from regcachd.interfaces import AuthFailed" + PLUGIN.replace(
+        "return None", 'raise AuthFailed("set only one of the two")'
+    )
+    add(package, "one", refusing)
+    found = find_plugins(package)
+    config = parse_config([("a.toml", '[registries.a]\nauth = "own"')], kinds_of(found))
+    with pytest.raises(PluginUnusable, match=r'^registries\."a": auth = "own": set only one of the two'):
+        check_credentials(reactor, config.registries.values(), found)
 
 
 def test_two_plugins_of_one_name_are_an_error_that_names_both(package: ModuleType) -> None:

@@ -24,6 +24,10 @@ PURE = [
     "extents",
     "parallel",
     "patience",
+    "interfaces",
+    "kinds",
+    "realm",
+    "tokens",
 ]
 """Those of the design; a module is tested from the moment it exists."""
 

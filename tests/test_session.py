@@ -323,9 +323,7 @@ async def test_a_password_is_not_told_to_a_strangers_realm(here: Here) -> None:
     assert "/token" not in "".join(here.lines)
 
 
-@pytest.mark.parametrize(
-    "realm", ["http://127.0.0.1:1/token", "https://169.254.169.254/", "https://localhost/"]
-)
+@pytest.mark.parametrize("realm", ["http://127.0.0.1:1/token", "https://169.254.169.254/"])
 async def test_nobody_is_asked_on_a_registrys_word_on_this_machine(here: Here, realm: str) -> None:
     registry = await here.start(tls=True)
     registry.access.realm = realm
