@@ -14,6 +14,8 @@ from attrs import field, frozen
 
 from regcachd.connect import Authority
 from regcachd.known import KNOWN, BlobProbe, blob_probe
+from regcachd.parent import Direct, Parent, direct, parent_of, proxy
+from regcachd.secret import Secret, secret
 from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_reserve, parse_size
 from regcachd.values import (
     Network,
@@ -111,6 +113,9 @@ class RegistryDefaults:
     connections: int = key(4, within(count, 1, 16))
     retries: int = key(8, within(count, 0, 1000))
     retry_delay: float = key("15s", within(parse_duration, "10ms", "1h"))
+    upstream_proxy: Parent | None = optional(proxy)  # noqa: RUF009
+    upstream_proxy_password: Secret | None = optional(secret)  # noqa: RUF009
+    no_proxy: tuple[Direct, ...] = key([], list_of(direct))
 
 
 @frozen
@@ -128,7 +133,7 @@ class Registry:
 
     `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `ca` is a
     file with further trusted certificates; `insecure` turns the check of upstream's certificate off. Times
-    are in seconds; `blob_probe` is explained in regcachd.known.
+    are in seconds; `blob_probe` is explained in regcachd.known; `parent` is the proxy that it is reached through.
     """
 
     name: str
@@ -142,6 +147,19 @@ class Registry:
     retries: int
     retry_delay: float
     blob_probe: BlobProbe
+    parent: Parent | None
+
+
+def parent(given: Mapping[str, Any], defaults: RegistryDefaults) -> Parent | None:
+    """The parent of a registry with the keys given for it. Raises BadValue when they do not fit together."""
+    password = (
+        None if "upstream_proxy" in given else defaults.upstream_proxy_password
+    )  # another's is not for it
+    return parent_of(
+        given.get("upstream_proxy", defaults.upstream_proxy),
+        given.get("upstream_proxy_password", password),
+        given.get("no_proxy", defaults.no_proxy),
+    )
 
 
 def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefaults) -> Registry:
@@ -162,6 +180,7 @@ def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefault
         retries=keys.retries,
         retry_delay=keys.retry_delay,
         blob_probe=blob_probe(url),
+        parent=parent(given, defaults),
     )
 
 
@@ -189,6 +208,11 @@ class Config:
     defaults: RegistryDefaults = RegistryDefaults()
     registries: Mapping[str, Registry] = field(converter=_read_only)
     authorities: Mapping[Authority, str] = field(init=False)
+
+    @property
+    def parent(self) -> Parent | None:
+        """The parent of whatever is not a registry: where tunnels lead through."""
+        return parent({}, self.defaults)
 
     @registries.default
     def _known_registries(self) -> Mapping[str, Registry]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from attrs import frozen
 
 from regcachd.errors import RegcachdError
-from regcachd.units import BadValue
+from regcachd.units import BadSecret
 
 LARGEST = 64 * 1024
 """Bytes; Google's keys, the largest there are, have 2.4 KiB."""
@@ -73,17 +73,17 @@ class Secret:
 
 
 def secret(value: object) -> Secret:
-    """Read a key's value (regcachd.values). Raises BadValue, which never repeats what might be the secret itself."""
+    """Read a key's value (regcachd.values). Raises BadSecret, which never repeats what might be the secret itself."""
     expected = 'expected "file:/PATH" or "credential:NAME", which name where the secret is kept'
     if not isinstance(value, str):
-        raise BadValue(expected)
+        raise BadSecret(expected)
     kind, _, rest = value.partition(":")
     if kind == "env":
-        raise BadValue(
+        raise BadSecret(
             f"environment variables are seen by others; write it to a file of mode 0600; {expected}"
         )
     if kind == "file" and rest.startswith("/") and "\0" not in rest:
         return Secret(value)
     if kind == "credential" and rest and "/" not in rest and rest not in (".", "..") and rest.isprintable():
         return Secret(value)
-    raise BadValue(f"a secret is not written into the configuration; {expected}")
+    raise BadSecret(f"a secret is not written into the configuration; {expected}")

@@ -49,6 +49,10 @@ class BadValue(RegcachdError):
     """A value is not what its key takes; the text says what it takes."""
 
 
+class BadSecret(BadValue):
+    """A value that may be, or hold, a secret is not what its key takes: it is shown nowhere."""
+
+
 @frozen
 class Size:
     """How large something may grow: a number of bytes, or a fraction (0 to 1) of the filesystem it is on."""

@@ -91,6 +91,7 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             retries=8,
             retry_delay=15.0,
             blob_probe="head",
+            parent=None,
         )
     }
 
@@ -483,6 +484,6 @@ def test_the_sample_with_everything_uncommented_is_a_configuration() -> None:
     assert config.ca == CAFiles("/etc/regcachd/ca.crt", "/etc/regcachd/ca.key")
     own = config.registries["registry.site.example:5443"]
     for name in KNOWN:
-        assert attrs.evolve(config.registries[name], ca=None) == Config().registries[name]
+        assert attrs.evolve(config.registries[name], ca=None, parent=None) == Config().registries[name]
     assert own.timeout == RegistryKeys().timeout
     assert set(config.registries) == {*KNOWN, own.name}
