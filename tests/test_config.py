@@ -161,6 +161,7 @@ def test_every_key_is_read() -> None:
         retries=3,
         retry_delay=2.5,
         blob_probe="head",
+        parent=None,
     )
 
 

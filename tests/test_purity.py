@@ -21,6 +21,8 @@ PURE = [
     "access",
     "config",
     "lru",
+    "parent",
+    "breaker",
 ]
 """Those of the design; a module is tested from the moment it exists."""
 
