@@ -135,7 +135,7 @@ class ForwardProxy(Factory):
         self._port = reactor.listenTCP(0, self, interface="127.0.0.1")
         return self
 
-    def buildProtocol(self, addr: Any) -> Near:
+    def buildProtocol(self, addr: Any) -> Any:
         near = Near()
         near.factory = self
         return near

@@ -115,7 +115,7 @@ async def test_the_parent_is_told_user_and_password(site: Site, where: str) -> N
 
 
 async def test_plain_http_is_asked_of_the_parent_in_absolute_form(site: Site) -> None:
-    registry = await site.registry(tls=False)
+    await site.registry(tls=False)
     site.proxy.users = {"user": "password"}
     upstream = site.upstream(f"http://{NAME}", user="user:password@")
     assert (await read(upstream, b"/v2/?a=%2f")).status == 200

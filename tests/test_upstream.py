@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from regcachd.config import parse_config
 from regcachd.http1 import Response, UpstreamFailed
+from regcachd.netloc import Netloc, parse_url
 from regcachd.relay import Answer, capture
 from regcachd.testing import (
     Certificate,
@@ -27,7 +28,6 @@ from regcachd.testing import (
     StallBeforeHeaders,
     Status,
 )
-from regcachd.netloc import Netloc, parse_url
 from regcachd.upstream import Upstream
 from tests.world import until
 
