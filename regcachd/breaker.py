@@ -38,6 +38,8 @@ class Breaker:
     since: float | None = None
     why: str = ""
     status: int = 502
+    failed_at: float | None = None
+    """When the latest failure was."""
     until: float = 0.0
     """When the hold is over."""
     _failures: int = 0
@@ -70,7 +72,7 @@ class Breaker:
             return False
         if self.since is None:
             self.since = now
-        self.why, self.status = why, status
+        self.failed_at, self.why, self.status = now, why, status
         self._failures += SLOW if status == 504 else 1
         was_open = self.is_open
         if probe:
@@ -84,7 +86,8 @@ class Breaker:
     def succeeded(self, now: float) -> float | None:
         """The host has answered. Returns how many seconds it had been unreachable, if that had opened it."""
         past = now - self.since if self.is_open and self.since is not None else None
-        self.since, self._failures, self._holds, self._probing = None, 0, 0, False
+        self.since = self.failed_at = None
+        self._failures, self._holds, self._probing = 0, 0, False
         self._succeeded_at = now
         return past
 

@@ -11,6 +11,10 @@ PORTS = {"http": 80, "https": 443}
 _UNFIT = re.compile(r"[^!-~]")  # of a Location, decoded as Latin-1
 
 
+class BadRedirect(UpstreamFailed):
+    """The registry redirects to where nothing can come from."""
+
+
 @frozen
 class Netloc:
     """Where a connection leads: equal ones may share connections."""
@@ -37,7 +41,7 @@ def parse_url(url: str) -> tuple[Netloc, bytes]:
     """An http(s) URL as netloc and request target; the target is verbatim, because signed URLs are, but bytes that
     no URL may have are escaped, as browsers do it.
 
-    Raises UpstreamFailed for anything else: the URLs come from registries' Location headers.
+    Raises BadRedirect for anything else: the URLs come from registries' Location headers.
     """
     url = _UNFIT.sub(lambda unfit: f"%{ord(unfit[0]):02X}", url)
     try:
@@ -47,9 +51,9 @@ def parse_url(url: str) -> tuple[Netloc, bytes]:
     except (ValueError, KeyError):
         host = None
     if host is None or parts.scheme not in PORTS:
-        raise UpstreamFailed(f"upstream redirects to an address that is not http or https: {url[:200]!r}")
+        raise BadRedirect(f"upstream redirects to an address that is not http or https: {url[:200]!r}")
     if not host:
-        raise UpstreamFailed(f"upstream redirects to an address without a host: {url[:200]!r}")
+        raise BadRedirect(f"upstream redirects to an address without a host: {url[:200]!r}")
     start = url.index("//") + 2 + len(parts.netloc)
     target = url[start:].split("#", 1)[0]
     if not target.startswith("/"):
@@ -60,13 +64,13 @@ def parse_url(url: str) -> tuple[Netloc, bytes]:
 def resolve(base: str, location: str) -> str:
     """A Location against the URL it answered; absolute ones verbatim, because signatures cover every byte.
 
-    Raises UpstreamFailed.
+    Raises BadRedirect.
     """
     if location.startswith(("https://", "http://")):
         return location
     try:
         return urljoin(base, location)
     except ValueError:
-        raise UpstreamFailed(
+        raise BadRedirect(
             f"upstream redirects to an address that is not http or https: {location[:200]!r}"
         ) from None

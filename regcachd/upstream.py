@@ -8,6 +8,7 @@ Hosts that cannot be reached are not waited for, again and again: each has a cir
 """
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from twisted.logger import Logger
@@ -17,12 +18,13 @@ from .config import Limits, Registry
 from .dial import Dialer, authorization
 from .guard import Forbidden, Rule, anywhere, never_ours
 from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
-from .netloc import Netloc, parse_url, resolve
+from .netloc import BadRedirect, Netloc, parse_url, resolve
 from .parent import Parent
 from .passage import NotConnected, unauthorized
 from .trust import Trust
+from .units import roughly
 
-__all__ = ["REDIRECTS", "Netloc", "Unreachable", "Upstream", "parse_url"]
+__all__ = ["REDIRECTS", "BadRedirect", "Netloc", "Unreachable", "Upstream", "parse_url"]
 
 log = Logger()
 
@@ -32,6 +34,8 @@ KEEP_IDLE = 55.0
 """Seconds an unused connection is kept: under the 60 s at which most servers close theirs."""
 MOST_IDLE = 32
 """Unused connections kept for one host."""
+WAIT = 10.0
+"""Seconds after a failure for which a registry is taken to be out of reach by those who can do without it."""
 MOST_BREAKERS = 256
 """Hosts of which it is known how reachable they are; redirects can name any number."""
 
@@ -82,7 +86,7 @@ class Upstream:
         url = self.registry.upstream + target.decode("latin-1")
         netloc, path = self._home, target
         for _ in range(MOST_REDIRECTS + 1):
-            response = await self._reach(netloc, method, path, headers, body, patient)
+            response = await self._reach(netloc, method, path, headers, body, patient=patient)
             location = response.header(b"location") if follow and response.status in REDIRECTS else None
             if location is None:
                 return response
@@ -91,7 +95,7 @@ class Upstream:
             netloc, path = parse_url(url)
             if netloc != self._home:  # and should it lead back: the way was not the registry's any more
                 headers = [h for h in headers if h[0].lower() not in _CREDENTIALS]
-        raise UpstreamFailed(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
+        raise BadRedirect(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
 
     @property
     def unreachable_since(self) -> float | None:
@@ -99,12 +103,40 @@ class Upstream:
         breaker = self._breakers.get(self._home)
         return breaker.since if breaker is not None and breaker.is_open else None
 
+    @property
+    def outage(self) -> Unreachable | None:
+        """Why the registry is not reachable, so far as is known without trying: one failure is enough, for a while."""
+        breaker, now = self._breakers.get(self._home), self._reactor.seconds()
+        if breaker is None or breaker.failed_at is None:
+            return None
+        if not breaker.is_open and now - breaker.failed_at >= WAIT:
+            return None
+        return self._unreachable(self._home, breaker, now)
+
+    async def ask(self, method: bytes, url: str, headers: RawHeaders, body: bytes, rule: Rule) -> Response:
+        """Ask another server something on the registry's behalf; redirects are answers.
+
+        It is trusted as the registry is, and asked over a connection of its own, which goes where `rule` allows, and
+        through the parent. The answer's body must be delivered or abandoned. Raises UpstreamFailed.
+        """
+        netloc, target = parse_url(url)
+        closing = [*headers, (b"Connection", b"close")]
+        return await self._reach(netloc, method, target, closing, body, rule=rule)
+
     # -- how reachable a host is
 
     async def _reach(
-        self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes, patient: bool
+        self,
+        netloc: Netloc,
+        method: bytes,
+        target: bytes,
+        headers: RawHeaders,
+        body: bytes,
+        *,
+        patient: bool = False,
+        rule: Rule | None = None,
     ) -> Response:
-        """One exchange, if the host's breaker admits it."""
+        """One exchange, if the host's breaker admits it. `rule` is for strangers, who have no pool."""
         breaker = self._breaker(netloc)
         began = self._reactor.seconds()
         admission = Admission.PASS if patient else breaker.admit(began)
@@ -112,7 +144,7 @@ class Upstream:
             raise self._unreachable(netloc, breaker, began)
         probe = admission is Admission.PROBE
         try:
-            response = await self._exchange(netloc, method, target, headers, body)
+            response = await self._exchange(netloc, method, target, headers, body, rule)
         except UpstreamFailed as error:
             if isinstance(error, NotConnected) or error.unused or error.status == 504:
                 now = self._reactor.seconds()
@@ -129,18 +161,14 @@ class Upstream:
             raise
         past = breaker.succeeded(self._reactor.seconds())
         if past is not None:
-            log.info("{host} can be reached again, after {past}", host=self._name(netloc), past=_spoken(past))
+            log.info("{host} can be reached again, after {past}", host=self._name(netloc), past=roughly(past))
         return response
 
     def _unreachable(self, netloc: Netloc, breaker: Breaker, now: float) -> Unreachable:
         since = now if breaker.since is None else breaker.since
-        again = max(1, round(breaker.until - now))
-        return Unreachable(
-            f"{self._name(netloc)} has been unreachable for {_spoken(now - since)} and is tried again in {again} s; "
-            f"the last time: {breaker.why}",
-            breaker.status,
-            since,
-        )
+        past = f"{self._name(netloc)} has been unreachable for {roughly(now - since)}"
+        again = f" and is tried again in {max(1, round(breaker.until - now))} s" if breaker.is_open else ""
+        return Unreachable(f"{past}{again}; the last time: {breaker.why}", breaker.status, since)
 
     def _breaker(self, netloc: Netloc) -> Breaker:
         breaker = self._breakers.pop(netloc, None) or Breaker()
@@ -152,7 +180,13 @@ class Upstream:
     # -- one exchange
 
     async def _exchange(
-        self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes
+        self,
+        netloc: Netloc,
+        method: bytes,
+        target: bytes,
+        headers: RawHeaders,
+        body: bytes,
+        rule: Rule | None,
     ) -> Response:
         parent = self._asked_for(netloc)
         headers = [(b"Host", netloc.authority.encode()), *headers]
@@ -163,8 +197,8 @@ class Upstream:
             if (value := authorization(parent)) is not None:
                 headers.append((b"Proxy-Authorization", value))
         while True:
-            kept = self._take(netloc)
-            connection = kept or await self._connect(netloc)
+            kept = None if rule else self._take(netloc)
+            connection = kept or await self._connect(netloc, rule)
             try:
                 response = await connection.request(method, target, headers, body, self.registry.timeout)
             except UpstreamFailed as error:
@@ -180,10 +214,11 @@ class Upstream:
         """The parent, if it is asked for what is there, as it is for plain HTTP, and not for a passage."""
         return self._dialer.parent_of(netloc.host, netloc.port) if netloc.scheme == "http" else None
 
-    def _name(self, netloc: Netloc) -> str:
+    def _name(self, netloc: Netloc, why: str = "where {} redirects to") -> str:
+        """The host in errors; of another than the registry, `why` it is asked."""
         name = self.registry.name
         if netloc != self._home:
-            name = f"{netloc} (where {name} redirects to)"
+            name = f"{netloc} ({why.format(name)})"
         parent = self._dialer.parent_of(netloc.host, netloc.port)
         return name if parent is None else f"{name} (through the parent {parent})"
 
@@ -219,13 +254,15 @@ class Upstream:
             if not self._idle[netloc]:
                 del self._idle[netloc]
 
-    async def _connect(self, netloc: Netloc) -> Http1Connection:
-        name = self._name(netloc)
+    async def _connect(self, netloc: Netloc, rule: Rule | None) -> Http1Connection:
+        """With a `rule`, for one request only, with a stranger; else one that the pool may have."""
         is_home = netloc.host == self._home.host
-        rule: Rule = anywhere if is_home else never_ours
-        connection = Http1Connection(
-            self._reactor, name, lambda c: self._put(netloc, c), lambda c: self._gone(netloc, c)
-        )
+        idle: Callable[[Http1Connection], None] = Http1Connection.abandon
+        name = self._name(netloc, "for {}")
+        if rule is None:
+            idle, rule = (lambda c: self._put(netloc, c)), (anywhere if is_home else never_ours)
+            name = self._name(netloc)
+        connection = Http1Connection(self._reactor, name, idle, lambda c: self._gone(netloc, c))
         bare = netloc.scheme == "http"
         try:
             await self._dialer.dial(netloc.host, netloc.port, name, rule, connection, bare=bare)
@@ -242,15 +279,3 @@ class Upstream:
         self._dialer.close()
         for connection in list(self._connections):
             connection.abandon()
-
-
-def _spoken(seconds: float) -> str:
-    """A time as people say it: of a day, the hours do not matter.
-
-    >>> _spoken(59), _spoken(90), _spoken(200000)
-    ('59 s', '1 min', '2 d')
-    """
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s"

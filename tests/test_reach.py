@@ -1,5 +1,6 @@
 """Hosts that cannot be reached: nobody waits for them twice, and downloads under way go on when they are back."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from regcachd.breaker import ENOUGH
 from regcachd.config import parse_config
+from regcachd.guard import anywhere, never_ours
 from regcachd.http1 import UpstreamFailed
 from regcachd.relay import Answer, capture
 from regcachd.testing import FakeRegistry, GarbageResponse, StallAfter, StallBeforeHeaders, Status
@@ -28,7 +30,7 @@ async def registry() -> AsyncIterator[FakeRegistry]:
 
 @pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
 async def upstream(registry: FakeRegistry) -> AsyncIterator[Upstream]:
-    text = f'[registries."registry.test"]\nupstream = "{registry.url}"\ntimeout = "100ms"'
+    text = f'[registries."registry.test"]\nupstream = "{registry.url}"\ntimeout = "500ms"'
     config = parse_config([("test.toml", text)])
     found = Upstream(reactor, config.registries["registry.test"], config.limits)
     yield found
@@ -63,12 +65,31 @@ async def test_after_some_failures_requests_fail_at_once_and_say_since_when_and_
         error = await failure(read(upstream))
     assert isinstance(error, Unreachable)
     assert error.status == 502
-    assert "registry.test has been unreachable for 0 s and is tried again in 1 s" in str(error)
+    assert re.match(
+        "registry.test has been unreachable for [0-9]+ s and is tried again in 1 s; the last", str(error)
+    )
     assert "refused" in str(error)
     assert upstream.unreachable_since is not None
     assert before <= error.since == upstream.unreachable_since <= reactor.seconds()
+    assert upstream.outage is not None
     assert len(lines) == 1
     assert "registry.test is unreachable: registry.test cannot be reached" in lines[0]
+
+
+async def test_one_failure_is_an_outage_to_those_who_can_do_without(
+    registry: FakeRegistry, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert upstream.outage is None
+    await registry.stop()
+    assert not isinstance(await failure(read(upstream)), Unreachable)
+    assert "registry.test cannot be reached" in str(upstream.outage)
+    assert upstream.unreachable_since is None
+    monkeypatch.setattr("regcachd.upstream.WAIT", 0.0)
+    assert upstream.outage is None
+    await registry.start()
+    await read(upstream)
+    monkeypatch.undo()
+    assert upstream.outage is None
 
 
 async def test_when_it_is_back_the_probe_finds_it(
@@ -113,17 +134,19 @@ async def test_silence_counts_and_what_was_kept_is_not_used_again(
     registry: FakeRegistry, upstream: Upstream
 ) -> None:
     """With the cable out, connections that are already there fall silent."""
-    fault = registry.fault("/v2/", StallBeforeHeaders(), times=2)
-    asked = [Deferred.fromCoroutine(failure(read(upstream))) for _ in range(2)]
-    await read(upstream)
-    assert [(await each).status for each in asked] == [504, 504]
-    assert fault.applied == 2
-    assert upstream.unreachable_since is None  # the third had an answer after the two were sent
+    fault = registry.fault("/v2/", StallBeforeHeaders(), times=4)
+    asked = [Deferred.fromCoroutine(read(upstream)) for _ in range(4)]
+    await registry.until(lambda r: len(r.stalls) == 4)
+    registry.heal(fault)
+    registry.release()
+    for each in asked:
+        await each
+    assert registry.connections == 4
     registry.fault("/v2/", StallBeforeHeaders())
     for _ in range(2):
         assert (await failure(read(upstream))).status == 504
     assert isinstance(await failure(read(upstream)), Unreachable)
-    assert not any(upstream._idle.values())
+    await until(lambda: registry.connections == 0)
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 503, 504])
@@ -152,6 +175,20 @@ async def test_storage_that_is_down_is_no_fault_of_the_registry(
     assert upstream.unreachable_since is None
     assert isinstance(await failure(read(upstream, follow=True)), Unreachable)
     assert (await read(upstream)).status == 307
+
+
+async def test_another_server_is_asked_over_a_connection_of_its_own(
+    registry: FakeRegistry, upstream: Upstream
+) -> None:
+    url = f"http://localhost:{registry.port}/token?a=b"
+    for _ in range(2):
+        response = await upstream.ask(b"GET", url, [(b"X-Test", b"1")], b"", anywhere)
+        await capture(response, 2**20)
+    assert [request.connection for request in registry.requests] == [1, 2]
+    assert registry.requests[0].line == "GET /token?a=b"
+    await until(lambda: registry.connections == 0)
+    error = await failure(upstream.ask(b"GET", url, [], b"", never_ours))
+    assert f"localhost:{registry.port} (for registry.test) is refused" in str(error)
 
 
 async def test_hosts_that_are_remembered_are_bounded(
