@@ -46,6 +46,8 @@ class UpstreamSource:
     target: bytes
     headers: RawHeaders
     _etag: bytes | None = field(default=None, init=False, eq=False)
+    _answered: bool = field(default=False, init=False, eq=False)
+    """Has upstream answered before? What began then has patience of its own."""
 
     async def open(self, start: int, stop: int | None) -> Response:
         """The bytes from `start`, to the end or before `stop`."""
@@ -54,7 +56,10 @@ class UpstreamSource:
             headers.append((b"Range", b"bytes=%d-" % start + (b"" if stop is None else b"%d" % (stop - 1))))
             if self._etag is not None:
                 headers.append((b"If-Range", self._etag))
-        response = await self.upstream.request(b"GET", self.target, headers, follow=True)
+        response = await self.upstream.request(
+            b"GET", self.target, headers, follow=True, patient=self._answered
+        )
+        self._answered = True
         if response.status == 200:
             etag = response.header(b"etag")
             self._etag = (

@@ -31,6 +31,7 @@ from regcachd.schema import (
     TLSConfig,
     Tunnel,
     make_registry,
+    parent,
 )
 from regcachd.units import BadSecret, BadValue, Size, parse_duration, parse_size
 from regcachd.values import Reader, keys_of, listener, registry_name, text, upstream, upstream_authority
@@ -125,6 +126,7 @@ def parse_config(documents: Sequence[tuple[str, str]], kinds: Kinds | None = Non
         raise ConfigError(
             files["ca"], f"ca.{missing}", "missing: certificate and key of [ca] are set together"
         )
+    _check_parents(tables["defaults"], registries or {}, files)
     config = Config(
         **top,
         store=StoreConfig(**tables["store"]),
@@ -228,7 +230,7 @@ def with_overrides(
 class Sources:
     """What a configuration is made of, as text: it can be handed to another process."""
 
-    documents: tuple[tuple[str, str], ...] = ()
+    documents: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Files, (name, TOML text) in order of reading."""
     options: Mapping[str, Any] = field(factory=dict)
     """What the command line says, as `with_overrides` takes it."""
@@ -263,6 +265,21 @@ def _check_authorities(registries: Mapping[str, Registry], files: Mapping[str, s
                 raise ConfigError(files.get(where, COMMAND_LINE), where, problem)
 
 
+def _check_parents(
+    defaults: Mapping[str, Any], registries: Mapping[str, Mapping[str, Any]], files: Mapping[str, str]
+) -> None:
+    """Do the keys of a parent fit together? Said of the table whose keys they are."""
+    chosen = RegistryDefaults(**defaults)
+    for where, given in {
+        "defaults": defaults,
+        **{_path("registries", n): g for n, g in registries.items()},
+    }.items():
+        try:
+            parent(given, chosen)
+        except BadValue as error:
+            raise ConfigError(files[where], _path(where, "upstream_proxy"), str(error)) from None
+
+
 def _parse_toml(file: str, toml: str) -> dict[str, Any]:
     try:
         return tomllib.loads(toml)
@@ -292,6 +309,8 @@ def _read_table(
 def _read(file: str, where: str, read: Reader[T], value: object) -> T:
     try:
         return read(value)
+    except BadSecret as error:
+        raise ConfigError(file, where, str(error)) from None
     except BadValue as error:
         raise ConfigError(file, where, str(error), None if isinstance(error, BadSecret) else value) from None
 

@@ -142,7 +142,11 @@ class FirstHead(Protocol):
         self.connecting = True
         try:
             far = await open_tunnel(
-                door.reactor, authority, door.config.limits.connect_timeout, door.tunnel_rule
+                door.reactor,
+                authority,
+                door.config.limits.connect_timeout,
+                door.tunnel_rule,
+                door.config.parent,
             )
         except Forbidden as error:
             self.refuse(403, f"{authority} is refused: {error}")

@@ -58,6 +58,20 @@ def never_ours(address: str) -> str | None:
     return reason
 
 
+def refuse_literal(host: str, refuse: Rule) -> str | None:
+    """A reason to refuse a host that another will resolve; of a name nothing can be said but that it is this machine's.
+
+    Addresses are read as generously as the C library reads them: 2130706433 and 0x7f.1 are 127.0.0.1.
+    """
+    host = host.removesuffix(".")
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
+        return refuse("127.0.0.1")
+    try:
+        return refuse(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))
+    except OSError:
+        return None
+
+
 @implementer(IResolutionReceiver)
 @define
 class _Sieve:

@@ -14,6 +14,8 @@ from attrs import field, frozen
 
 from regcachd.connect import Authority
 from regcachd.known import KNOWN, BlobProbe, blob_probe, realm_hosts
+from regcachd.parent import Direct, Parent, direct, parent_of, proxy
+from regcachd.secret import Secret, secret
 from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_reserve, parse_size
 from regcachd.values import (
     Network,
@@ -113,6 +115,9 @@ class RegistryDefaults:
     connections: int = key(4, within(count, 1, 16))
     retries: int = key(8, within(count, 0, 1000))
     retry_delay: float = key("15s", within(parse_duration, "10ms", "1h"))
+    upstream_proxy: Parent | None = optional(proxy)  # noqa: RUF009
+    upstream_proxy_password: Secret | None = optional(secret)  # noqa: RUF009
+    no_proxy: tuple[Direct, ...] = key([], list_of(direct))
 
 
 @frozen
@@ -141,8 +146,8 @@ class Registry:
 
     `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `ca` is a
     file with further trusted certificates; `insecure` turns the check of upstream's certificate off. Times
-    are in seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known. With `share`, every client
-    may read what `auth` can.
+    are in seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known; `parent` is the proxy that it is
+    reached through. With `share`, every client may read what `auth` can.
     """
 
     name: str
@@ -159,6 +164,19 @@ class Registry:
     auth: Auth | None
     share: bool
     realm_hosts: tuple[str, ...]
+    parent: Parent | None
+
+
+def parent(given: Mapping[str, Any], defaults: RegistryDefaults) -> Parent | None:
+    """The parent of a registry with the keys given for it. Raises BadValue when they do not fit together."""
+    password = (
+        None if "upstream_proxy" in given else defaults.upstream_proxy_password
+    )  # another's is not for it
+    return parent_of(
+        given.get("upstream_proxy", defaults.upstream_proxy),
+        given.get("upstream_proxy_password", password),
+        given.get("no_proxy", defaults.no_proxy),
+    )
 
 
 def make_registry(
@@ -184,6 +202,7 @@ def make_registry(
         auth=auth,
         share=keys.share,
         realm_hosts=tuple(dict.fromkeys((*realm_hosts(url), *keys.realm_hosts))),
+        parent=parent(given, defaults),
     )
 
 
@@ -212,6 +231,11 @@ class Config:
     defaults: RegistryDefaults = RegistryDefaults()
     registries: Mapping[str, Registry] = field(converter=_read_only)
     authorities: Mapping[Authority, str] = field(init=False)
+
+    @property
+    def parent(self) -> Parent | None:
+        """The parent of whatever is not a registry: where tunnels lead through."""
+        return parent({}, self.defaults)
 
     @registries.default
     def _known_registries(self) -> Mapping[str, Registry]:

@@ -6,17 +6,17 @@ that each side is the other's producer: whoever is slow slows the other down. A 
 
 from typing import Any
 
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .connect import Authority
+from .dial import Dialer
 from .errors import RegcachdError
-from .guard import Forbidden, GuardedReactor, Rule
-from .transport import QuietFactory
+from .guard import Rule
+from .http1 import UpstreamFailed
+from .parent import Parent
 
 
 class TunnelFailed(RegcachdError):
@@ -67,17 +67,19 @@ class Splice(Protocol):
         self.other.transport.loseConnection()
 
 
-async def open_tunnel(reactor: Any, authority: Authority, timeout: float, rule: Rule) -> Splice:
-    """Connect to a host that `rule` allows. Raises guard.Forbidden or TunnelFailed."""
-    guarded = GuardedReactor(reactor, rule)
-    endpoint = HostnameEndpoint(guarded, authority.host, authority.port, timeout=timeout)
+async def open_tunnel(
+    reactor: Any, authority: Authority, timeout: float, rule: Rule, parent: Parent | None = None
+) -> Splice:
+    """Connect to a host that `rule` allows, through the parent if there is one for it.
+
+    Raises guard.Forbidden or TunnelFailed.
+    """
+    far = _Waiting()
+    dialer = Dialer(reactor, parent, timeout)
     try:
-        far = await endpoint.connect(QuietFactory.forProtocol(_Waiting))
-    except (ConnectError, DNSLookupError, ValueError) as error:  # ValueError: no name that IDNA allows
-        if guarded.reasons and isinstance(error, DNSLookupError):  # no address was left
-            raise Forbidden(guarded.reasons[0]) from error
-        raise TunnelFailed(f"{authority} cannot be reached: {error}") from error
-    assert isinstance(far, Splice)
+        await dialer.dial(authority.host, authority.port, str(authority), rule, far)
+    except UpstreamFailed as error:
+        raise TunnelFailed(str(error)) from error
     return far
 
 

@@ -50,7 +50,7 @@ class BadValue(RegcachdError):
 
 
 class BadSecret(BadValue):
-    """A bad value that nobody is shown, for it may be a secret."""
+    """A value that may be, or hold, a secret is not what its key takes: it is shown nowhere."""
 
 
 @frozen
@@ -140,6 +140,18 @@ def parse_duration(value: object) -> float:
     if seconds > _LONGEST_DURATION:
         raise BadValue(f"expected {_DURATION_FORMS}, not negative and at most 36500d")
     return seconds
+
+
+def roughly(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> roughly(0.2), roughly(100), roughly(93600), roughly(1e7)
+    ('0 s', '100 s', '26 h', '115 d')
+    """
+    for unit, length in (("d", DAY), ("h", HOUR), ("min", MINUTE)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _is_integer(value: object) -> TypeGuard[int]:

@@ -3,33 +3,30 @@
 One `Upstream` serves one configured registry. It knows where the registry is, whom to trust for it and how
 to follow its redirects to the storage that really has the bytes. What it never does is decide: callers
 see every status, and nothing is repeated except on a kept-alive connection that had already died.
+
+Hosts that cannot be reached are not waited for, again and again: each has a circuit breaker (breaker.py).
 """
 
-import re
+import random
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
-from attrs import frozen
-from OpenSSL import SSL
-from service_identity import CertificateError, VerificationError
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
-from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import (
-    ConnectError,
-    ConnectingCancelledError,
-    ConnectionClosed,
-    DNSLookupError,
-)
-from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.logger import Logger
 
+from .breaker import Admission, Breaker
 from .config import Limits, Registry
-from .guard import GuardedReactor, Rule, anywhere, never_ours
+from .dial import Dialer, authorization
+from .guard import Forbidden, Rule, anywhere, never_ours
 from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
-from .tls import MODE
-from .tls_socket import HandshakeFailed
-from .transport import QuietFactory
+from .netloc import BadRedirect, Netloc, parse_url, resolve
+from .parent import Parent
+from .passage import NotConnected, unauthorized
+from .trust import Trust
+from .units import roughly
+
+__all__ = ["REDIRECTS", "BadRedirect", "Netloc", "Unreachable", "Upstream", "parse_url"]
+
+log = Logger()
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
@@ -37,56 +34,20 @@ KEEP_IDLE = 55.0
 """Seconds an unused connection is kept: under the 60 s at which most servers close theirs."""
 MOST_IDLE = 32
 """Unused connections kept for one host."""
+WAIT = 10.0
+"""Seconds after a failure for which a registry is taken to be out of reach by those who can do without it."""
+MOST_BREAKERS = 256
+"""Hosts of which it is known how reachable they are; redirects can name any number."""
 
-_VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
-    7: "its signature is wrong: is the `ca` of this registry an older one of the same name?",
-    9: "it is not valid yet (is this machine's clock right?)",
-    10: "it has expired",
-    18: "it is self-signed; name it as `ca` of this registry if it is to be trusted",
-    19: "its root is not trusted; name the root's file as `ca` of this registry",
-    20: "its issuer is not trusted; name the issuer's file as `ca` of this registry",
-    21: "its issuer is not trusted; name the issuer's file as `ca` of this registry",
-}
+_CREDENTIALS = frozenset({b"authorization", b"cookie"})
 
 
-_PORTS = {"http": 80, "https": 443}
-_UNFIT = re.compile(r"[^!-~]")  # of a Location, decoded as Latin-1
+class Unreachable(UpstreamFailed):
+    """The host has not been reachable for a while, and was not tried again. `since` is by the reactor's clock."""
 
-
-@frozen
-class Netloc:
-    """Where a connection leads: equal ones may share connections."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-def parse_url(url: str) -> tuple[Netloc, bytes]:
-    """An http(s) URL as netloc and request target; the target is verbatim, because signed URLs are, but bytes that
-    no URL may have are escaped, as browsers do it.
-
-    Raises UpstreamFailed for anything else: the URLs come from registries' Location headers.
-    """
-    url = _UNFIT.sub(lambda unfit: f"%{ord(unfit[0]):02X}", url)
-    try:
-        parts = urlsplit(url)
-        port = parts.port or _PORTS[parts.scheme]
-        host = (parts.hostname or "").encode("idna").decode("ascii")
-    except (ValueError, KeyError):
-        host = None
-    if host is None or parts.scheme not in _PORTS:
-        raise UpstreamFailed(f"upstream redirects to an address that is not http or https: {url[:200]!r}")
-    if not host:
-        raise UpstreamFailed(f"upstream redirects to an address without a host: {url[:200]!r}")
-    start = url.index("//") + 2 + len(parts.netloc)
-    target = url[start:].split("#", 1)[0]
-    if not target.startswith("/"):
-        target = "/" + target
-    return Netloc(parts.scheme, host, port), target.encode("ascii")
+    def __init__(self, message: str, status: int, since: float) -> None:
+        super().__init__(message, status)
+        self.since = since
 
 
 class Upstream:
@@ -95,32 +56,13 @@ class Upstream:
     def __init__(self, reactor: Any, registry: Registry, limits: Limits) -> None:
         self._reactor = reactor
         self.registry = registry
-        self._limits = limits
         self._home, _ = parse_url(registry.upstream)
+        self._dialer = Dialer(reactor, registry.parent, limits.connect_timeout)
+        self._trust = Trust(reactor, registry.ca, limits.connect_timeout)
         self._idle: dict[Netloc, list[Http1Connection]] = {}
         self._connections: set[Http1Connection] = set()
         self._expiry: dict[Http1Connection, Any] = {}
-        self._verified = self._trust(SSL.VERIFY_PEER)
-        self._unverified = self._trust(SSL.VERIFY_NONE) if registry.insecure else None
-        self._verify_error = 0
-        self._connecting: set[Deferred[Any]] = set()
-        self._closed = False
-
-    def _trust(self, mode: int) -> SSL.Context:
-        context = SSL.Context(SSL.TLS_METHOD)
-        context.set_min_proto_version(SSL.TLS1_2_VERSION)
-        context.set_default_verify_paths()
-        if self.registry.ca is not None:
-            context.load_verify_locations(self.registry.ca)
-        context.set_mode(MODE)
-        context.set_verify(mode, self._judge)
-        context.set_alpn_protos([b"http/1.1"])
-        return context
-
-    def _judge(self, connection: SSL.Connection, certificate: Any, error: int, depth: int, ok: int) -> bool:
-        if not ok:
-            self._verify_error = error  # read by _handshake, in the same turn of the reactor
-        return bool(ok)
+        self._breakers: dict[Netloc, Breaker] = {}
 
     # -- requests
 
@@ -132,51 +74,153 @@ class Upstream:
         *,
         body: bytes = b"",
         follow: bool = False,
+        patient: bool = False,
     ) -> Response:
         """Ask the registry; `target` is the path with query, `headers` without Host.
 
         With `follow`, redirects of GET and HEAD are followed; Authorization stays behind when scheme, host or port
         changes (RFC 9110 section 15.4, RFC 6454 section 4): another port may be another's, and plain HTTP everybody's.
-        The answer's body must be delivered or abandoned. Raises UpstreamFailed.
+        `patient` is for those who try again by themselves and wait in between: a host that is unreachable is tried.
+        The answer's body must be delivered or abandoned. Raises UpstreamFailed, and Unreachable at once.
         """
         url = self.registry.upstream + target.decode("latin-1")
         netloc, path = self._home, target
         for _ in range(MOST_REDIRECTS + 1):
-            response = await self._exchange(netloc, method, path, headers, body)
+            response = await self._reach(netloc, method, path, headers, body, patient=patient)
             location = response.header(b"location") if follow and response.status in REDIRECTS else None
             if location is None:
                 return response
             response.discard()
-            url = _resolve(url, location.decode("latin-1"))
+            url = resolve(url, location.decode("latin-1"))
             netloc, path = parse_url(url)
             if netloc != self._home:  # and should it lead back: the way was not the registry's any more
                 headers = [h for h in headers if h[0].lower() not in _CREDENTIALS]
-        raise UpstreamFailed(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
+        raise BadRedirect(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
+
+    @property
+    def unreachable_since(self) -> float | None:
+        """Since when, by the reactor's clock, the registry is known not to be reachable; None if it may be."""
+        breaker = self._breakers.get(self._home)
+        return breaker.since if breaker is not None and breaker.is_open else None
+
+    @property
+    def outage(self) -> Unreachable | None:
+        """Why the registry is not reachable, so far as is known without trying: one failure is enough, for a while."""
+        breaker, now = self._breakers.get(self._home), self._reactor.seconds()
+        if breaker is None or breaker.failed_at is None:
+            return None
+        if not breaker.is_open and now - breaker.failed_at >= WAIT:
+            return None
+        return self._unreachable(self._home, breaker, now)
 
     async def ask(self, method: bytes, url: str, headers: RawHeaders, body: bytes, rule: Rule) -> Response:
         """Ask another server something on the registry's behalf; redirects are answers.
 
-        It is trusted as the registry is, and asked over a connection of its own, which goes where `rule` allows. The
-        answer's body must be delivered or abandoned. Raises UpstreamFailed.
+        It is trusted as the registry is, and asked over a connection of its own, which goes where `rule` allows, and
+        through the parent. The answer's body must be delivered or abandoned. Raises UpstreamFailed.
         """
         netloc, target = parse_url(url)
-        name = f"{netloc} (for {self.registry.name})"
-        connection = await self._connect(netloc, name, rule, is_kept=False)
-        headers = _framed(netloc, method, [*headers, (b"Connection", b"close")], body)
-        return await connection.request(method, target, headers, body, self.registry.timeout)
+        closing = [*headers, (b"Connection", b"close")]
+        return await self._reach(netloc, method, target, closing, body, rule=rule)
+
+    # -- how reachable a host is
+
+    async def _reach(
+        self,
+        netloc: Netloc,
+        method: bytes,
+        target: bytes,
+        headers: RawHeaders,
+        body: bytes,
+        *,
+        patient: bool = False,
+        rule: Rule | None = None,
+    ) -> Response:
+        """One exchange, if the host's breaker admits it. `rule` is for strangers, who have no pool."""
+        breaker = self._breaker(netloc)
+        began = self._reactor.seconds()
+        admission = Admission.PASS if patient else breaker.admit(began)
+        if admission is Admission.REFUSED:
+            raise self._unreachable(netloc, breaker, began)
+        probe = admission is Admission.PROBE
+        try:
+            response = await self._exchange(netloc, method, target, headers, body, rule)
+        except UpstreamFailed as error:
+            if isinstance(error, NotConnected) or error.unused or error.status == 504:
+                now = self._reactor.seconds()
+                if breaker.failed(began, now, str(error), error.status, random.random(), probe=probe):
+                    log.warn("{host} is unreachable: {why}", host=self._name(netloc), why=str(error))
+                    for connection in list(self._idle.get(netloc, ())):
+                        self._expire(netloc, connection)
+            elif probe:
+                breaker.gave_up()
+            raise
+        except BaseException:
+            if probe:
+                breaker.gave_up()
+            raise
+        past = breaker.succeeded(self._reactor.seconds())
+        if past is not None:
+            log.info("{host} can be reached again, after {past}", host=self._name(netloc), past=roughly(past))
+        return response
+
+    def _unreachable(self, netloc: Netloc, breaker: Breaker, now: float) -> Unreachable:
+        since = now if breaker.since is None else breaker.since
+        past = f"{self._name(netloc)} has been unreachable for {roughly(now - since)}"
+        again = f" and is tried again in {max(1, round(breaker.until - now))} s" if breaker.is_open else ""
+        return Unreachable(f"{past}{again}; the last time: {breaker.why}", breaker.status, since)
+
+    def _breaker(self, netloc: Netloc) -> Breaker:
+        breaker = self._breakers.pop(netloc, None) or Breaker()
+        if len(self._breakers) >= MOST_BREAKERS:
+            del self._breakers[next(iter(self._breakers))]  # the one that was not asked for the longest time
+        self._breakers[netloc] = breaker
+        return breaker
+
+    # -- one exchange
 
     async def _exchange(
-        self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes
+        self,
+        netloc: Netloc,
+        method: bytes,
+        target: bytes,
+        headers: RawHeaders,
+        body: bytes,
+        rule: Rule | None,
     ) -> Response:
-        headers = _framed(netloc, method, headers, body)
+        parent = self._asked_for(netloc)
+        headers = [(b"Host", netloc.authority.encode()), *headers]
+        if body or method == b"POST":  # RFC 9110 section 8.6
+            headers.append((b"Content-Length", b"%d" % len(body)))
+        if parent is not None:  # absolute-form: RFC 9112 section 3.2.2
+            target = f"http://{netloc.authority}".encode() + target
+            if (value := authorization(parent)) is not None:
+                headers.append((b"Proxy-Authorization", value))
         while True:
-            kept = self._take(netloc)
-            connection = kept or await self._connect_for(netloc)
+            kept = None if rule else self._take(netloc)
+            connection = kept or await self._connect(netloc, rule)
             try:
-                return await connection.request(method, target, headers, body, self.registry.timeout)
+                response = await connection.request(method, target, headers, body, self.registry.timeout)
             except UpstreamFailed as error:
                 if not (kept and error.unused and method in (b"GET", b"HEAD")):
                     raise
+            else:
+                if parent is not None and response.status == 407:
+                    response.abandon()
+                    raise UpstreamFailed(unauthorized(parent, list(response.headers)))
+                return response
+
+    def _asked_for(self, netloc: Netloc) -> Parent | None:
+        """The parent, if it is asked for what is there, as it is for plain HTTP, and not for a passage."""
+        return self._dialer.parent_of(netloc.host, netloc.port) if netloc.scheme == "http" else None
+
+    def _name(self, netloc: Netloc, why: str = "where {} redirects to") -> str:
+        """The host in errors; of another than the registry, `why` it is asked."""
+        name = self.registry.name
+        if netloc != self._home:
+            name = f"{netloc} ({why.format(name)})"
+        parent = self._dialer.parent_of(netloc.host, netloc.port)
+        return name if parent is None else f"{name} (through the parent {parent})"
 
     # -- connections
 
@@ -210,106 +254,28 @@ class Upstream:
             if not self._idle[netloc]:
                 del self._idle[netloc]
 
-    async def _connect_for(self, netloc: Netloc) -> Http1Connection:
-        """To the registry, or to where it redirects."""
-        name = (
-            self.registry.name
-            if netloc == self._home
-            else f"{netloc} (where {self.registry.name} redirects to)"
-        )
-        rule = anywhere if netloc.host == self._home.host else never_ours
-        return await self._connect(netloc, name, rule)
-
-    async def _connect(
-        self, netloc: Netloc, name: str, rule: Rule, *, is_kept: bool = True
-    ) -> Http1Connection:
-        guarded = GuardedReactor(self._reactor, rule)
-
-        def idle(connection: Http1Connection) -> None:
-            if is_kept:
-                self._put(netloc, connection)
-            else:
-                connection.abandon()
-
+    async def _connect(self, netloc: Netloc, rule: Rule | None) -> Http1Connection:
+        """With a `rule`, for one request only, with a stranger; else one that the pool may have."""
+        is_home = netloc.host == self._home.host
+        idle: Callable[[Http1Connection], None] = Http1Connection.abandon
+        name = self._name(netloc, "for {}")
+        if rule is None:
+            idle, rule = (lambda c: self._put(netloc, c)), (anywhere if is_home else never_ours)
+            name = self._name(netloc)
         connection = Http1Connection(self._reactor, name, idle, lambda c: self._gone(netloc, c))
-        endpoint = HostnameEndpoint(guarded, netloc.host, netloc.port, timeout=self._limits.connect_timeout)
-        if self._closed:
-            raise UpstreamFailed(_STOPPING, status=503)
-        connecting = endpoint.connect(QuietFactory.forProtocol(lambda: connection))
-        self._connecting.add(connecting)
+        bare = netloc.scheme == "http"
         try:
-            await connecting
-        except (ConnectError, DNSLookupError) as error:
-            if guarded.reasons:
-                raise UpstreamFailed(f"{name} is refused: {guarded.reasons[0]}") from error
-            status = 504 if isinstance(error, ConnectTimeout) else 502
-            raise UpstreamFailed(f"{name} cannot be reached: {error}", status) from error
-        except (CancelledError, ConnectingCancelledError) as error:
-            raise UpstreamFailed(_STOPPING, status=503) from error
-        finally:
-            self._connecting.discard(connecting)
+            await self._dialer.dial(netloc.host, netloc.port, name, rule, connection, bare=bare)
+        except Forbidden as error:
+            raise UpstreamFailed(f"{name} is refused: {error}") from error
         self._connections.add(connection)
         if netloc.scheme == "https":
-            await self._handshake(netloc, name, connection)
+            insecure = self.registry.insecure and is_home
+            await self._trust.handshake(connection.transport, netloc.host, name, insecure=insecure)
         return connection
-
-    async def _handshake(self, netloc: Netloc, name: str, connection: Http1Connection) -> None:
-        insecure = self._unverified is not None and netloc.host == self._home.host
-        context = self._unverified if insecure else self._verified
-        transport: Any = connection.transport
-        self._verify_error = 0
-        watch = self._reactor.callLater(self._limits.connect_timeout, transport.abortConnection)
-        try:
-            await transport.start_tls(context, netloc.host)
-            if not insecure:
-                verify = verify_ip_address if _is_address(netloc.host) else verify_hostname
-                verify(transport.tls, netloc.host)
-        except HandshakeFailed as error:
-            if code := self._verify_error:
-                why = _VERIFY_ERRORS.get(code, f"OpenSSL says so (X509 error {code})")
-                raise UpstreamFailed(f"the certificate of {name} is refused: {why}") from error
-            raise UpstreamFailed(f"no TLS with {name}: {error}") from error
-        except (VerificationError, CertificateError) as error:
-            transport.abortConnection()
-            raise UpstreamFailed(
-                f"the certificate of {name} is refused: it is not for {netloc.host}"
-            ) from error
-        except ConnectionClosed as error:
-            if not watch.active():
-                patience = f"within {self._limits.connect_timeout:g} s"
-                raise UpstreamFailed(f"no TLS with {name} {patience}", status=504) from error
-            raise UpstreamFailed(f"no TLS with {name}: {error}") from error
-        finally:
-            if watch.active():
-                watch.cancel()
 
     def close(self) -> None:
         """Close every connection; requests under way, and all that are made later, fail with UpstreamFailed."""
-        self._closed = True
-        for connecting in list(self._connecting):
-            connecting.cancel()
+        self._dialer.close()
         for connection in list(self._connections):
             connection.abandon()
-
-
-_STOPPING = "regcachd is stopping"
-_CREDENTIALS = frozenset({b"authorization", b"cookie"})
-
-
-def _framed(netloc: Netloc, method: bytes, headers: RawHeaders, body: bytes) -> RawHeaders:
-    """The headers with those that say where the request goes and where it ends."""
-    host = f"[{netloc.host}]" if ":" in netloc.host else netloc.host
-    authority = host if netloc.port == _PORTS[netloc.scheme] else f"{host}:{netloc.port}"
-    headers = [(b"Host", authority.encode()), *headers]
-    if body or method == b"POST":  # RFC 9110 section 8.6
-        headers.append((b"Content-Length", b"%d" % len(body)))
-    return headers
-
-
-def _is_address(host: str) -> bool:
-    return bool(isIPAddress(host) or isIPv6Address(host))
-
-
-def _resolve(base: str, location: str) -> str:
-    """A Location against the URL it answered; absolute ones verbatim, because signatures cover every byte."""
-    return location if location.startswith(("https://", "http://")) else urljoin(base, location)

@@ -96,6 +96,7 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             auth=None,
             share=False,
             realm_hosts=("auth.docker.io",),
+            parent=None,
         )
     }
 
@@ -169,6 +170,7 @@ def test_every_key_is_read() -> None:
         auth=None,
         share=False,
         realm_hosts=("auth.site.example:443", "auth.site.example:5001"),
+        parent=None,
     )
 
 
@@ -505,6 +507,6 @@ def test_the_sample_with_everything_uncommented_is_a_configuration() -> None:
     assert config.ca == CAFiles("/etc/regcachd/ca.crt", "/etc/regcachd/ca.key")
     own = config.registries["registry.site.example:5443"]
     for name in KNOWN:
-        assert attrs.evolve(config.registries[name], ca=None) == Config().registries[name]
+        assert attrs.evolve(config.registries[name], ca=None, parent=None) == Config().registries[name]
     assert own.timeout == RegistryKeys().timeout
     assert set(config.registries) == {*KNOWN, own.name}

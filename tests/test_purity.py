@@ -28,6 +28,8 @@ PURE = [
     "kinds",
     "realm",
     "tokens",
+    "parent",
+    "breaker",
 ]
 """Those of the design; a module is tested from the moment it exists."""
 

@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from regcachd.config import parse_config
 from regcachd.http1 import Response, UpstreamFailed
+from regcachd.netloc import Netloc, parse_url
 from regcachd.relay import Answer, capture
 from regcachd.testing import (
     Certificate,
@@ -27,7 +28,7 @@ from regcachd.testing import (
     StallBeforeHeaders,
     Status,
 )
-from regcachd.upstream import Netloc, Upstream, parse_url
+from regcachd.upstream import Upstream
 from tests.world import until
 
 reactor: Any = _reactor
@@ -418,7 +419,7 @@ async def test_a_name_that_resolves_to_a_forbidden_address_is_refused(here: Surr
     registry = await here.registry()
     registry.fault("/v2/", Status(307, {"Location": "http://rebind.test/latest/"}))
     upstream = here.upstream(registry)
-    upstream._reactor = Resolving({"rebind.test": "169.254.169.254"})
+    upstream._dialer._reactor = Resolving({"rebind.test": "169.254.169.254"})
     error = await failure(read(upstream, follow=True))
     assert "169.254.169.254 is a link-local address" in str(error)
 
@@ -445,7 +446,7 @@ class Resolving:
 async def test_a_host_that_the_configuration_names_may_be_this_machine(here: Surroundings) -> None:
     registry = await here.registry()
     upstream = here.upstream(f"http://home.test:{registry.port}")
-    upstream._reactor = Resolving({"home.test": "127.0.0.1"})
+    upstream._dialer._reactor = Resolving({"home.test": "127.0.0.1"})
     assert (await read(upstream)).status == 200
 
 
@@ -505,7 +506,7 @@ async def test_insecure_is_for_the_registry_not_for_where_it_leads(here: Surroun
     storage = await here.registry(tls=True, certificate=Certificate.UNTRUSTED, names=("storage.test",))
     registry.fault("/v2/", Status(307, {"Location": f"{storage.url}/x"}))
     upstream = here.upstream(registry, "insecure = true", trusted=False)
-    upstream._reactor = Resolving({"storage.test": "127.0.0.1"})
+    upstream._dialer._reactor = Resolving({"storage.test": "127.0.0.1"})
     error = await failure(read(upstream, follow=True))
     assert "loopback" in str(error)  # the rule for addresses comes first
     with pytest.MonkeyPatch.context() as patched:
@@ -557,7 +558,7 @@ async def test_a_refused_connection_is_a_502(here: Surroundings) -> None:
 
 async def test_a_name_that_does_not_exist_is_a_502(here: Surroundings) -> None:
     upstream = here.upstream("http://nowhere.invalid")
-    upstream._reactor = Nameless()
+    upstream._dialer._reactor = Nameless()
     error = await failure(read(upstream))
     assert error.status == 502
     assert "cannot be reached" in str(error)

@@ -1,12 +1,15 @@
 """regcachctl, the program."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from regcachd import __version__
+from regcachd.cli import import_env as importing
 from regcachd.cli import scrub as scrubbing
 from regcachd.cli import store as storing
 from regcachd.cli.client import Document, find
@@ -37,7 +40,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON do
 @click.version_option(__version__, message="regcachctl %(version)s")
 @click.pass_context
 def regcachctl(context: click.Context, path: Path | None) -> None:
-    """Ask a running regcachd."""
+    """Ask a running regcachd; make its configuration."""
     context.obj = path
 
 
@@ -89,6 +92,36 @@ def scrub(path: Path | None, as_json: bool, wait: bool, stop: bool) -> None:
         scrubbing.show(_console(), done)
     if done["rotten"]:
         raise SystemExit(FOUND)
+
+
+@regcachctl.command("import-env")
+@click.argument("source", required=False, type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write the configuration instead of standard output. An existing file is left alone.",
+)
+@click.option(
+    "--credentials",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/etc/regcachd/credentials"),
+    show_default=True,
+    metavar="DIRECTORY",
+    help="Where to write passwords, each into a file of mode 0600.",
+)
+def import_env(source: Path | None, output: Path | None, credentials: Path) -> None:
+    """Make a configuration of docker-registry-proxy's variables.
+
+    SOURCE is an env file, a docker-compose.yml, what `docker inspect` prints, a script with the `docker run` command,
+    or DeepOps' variables (nginx_docker_cache_..., YAML); "-" is standard input. Without it, the environment is read.
+    What has no equivalent is said on standard error.
+    """
+    credentials = credentials.absolute()
+    migrated = importing.import_env(source, sys.stdin.buffer, os.environ, credentials)
+    importing.write(migrated, output, credentials)
+    importing.tell(migrated, credentials)
 
 
 def _report(document: Document, as_json: bool, text: str) -> None:
