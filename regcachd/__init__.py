@@ -21,6 +21,8 @@ Care       `care` is what a daemon does once for its store: it holds the `lock`;
            `database` that may be lost, agree with the files; `scrub` has all blobs `examine`d again; old `leftovers`
            go. Each is a `chore` along the `shelves`. `admin` answers `cli`, which is regcachctl, at one of `sockets`.
 Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
+Storms     `pings` and `tokens` ask once for all who show no credential: the answers are in the `commons`, which workers
+           share by the `bulletin`; `sharing` is the rule for tokens. `anonymity` knows such tokens when they come back.
 Upstream   `upstream` keeps verified connections (`http1`), follows redirects, and goes nowhere `guard` forbids.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
            It takes `care` of the store. With `workers = 1` there is one process and none of that.
@@ -28,8 +30,8 @@ Wiring     `tap` reads options and configuration (`documents`, `config`, `schema
            `service` makes everything and is, with `workers`, the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
-connect, extents, intercept, lru, parallel, config and what it is made of. The rest are edges. Times are seconds,
-sizes are bytes.
+sharing, connect, extents, intercept, lru, parallel, config and what it is made of. The rest are edges. Times are
+seconds, sizes are bytes.
 """
 
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ from attrs import evolve, field, frozen
 
 from regcachd.connect import Authority
 from regcachd.errors import RegcachdError
-from regcachd.known import blob_probe
+from regcachd.known import blob_probe, known_realm
 from regcachd.schema import (
     REGISTRY_TABLE,
     SCHEMA,
@@ -28,6 +28,7 @@ from regcachd.schema import (
     TLSConfig,
     Tunnel,
     make_registry,
+    realm_hosts,
 )
 from regcachd.units import BadValue, Size, parse_duration, parse_size
 from regcachd.values import Reader, keys_of, listener, registry_name, text, upstream, upstream_authority
@@ -192,7 +193,15 @@ class Sources:
 def _moved(registry: Registry, url: str) -> Registry:
     """The registry at another upstream; clients keep the names they have for it."""
     authorities = registry.authorities | {upstream_authority(url)}
-    return evolve(registry, upstream=url, authorities=authorities, blob_probe=blob_probe(url))
+    token_hosts = (registry.token_hosts - realm_hosts(registry.upstream) | realm_hosts(url)) - authorities
+    return evolve(
+        registry,
+        upstream=url,
+        authorities=authorities,
+        token_hosts=token_hosts,
+        realm=known_realm(url),
+        blob_probe=blob_probe(url),
+    )
 
 
 def _check_authorities(registries: Mapping[str, Registry], files: Mapping[str, str]) -> None:

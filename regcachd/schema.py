@@ -13,7 +13,7 @@ import attrs
 from attrs import field, frozen
 
 from regcachd.connect import Authority
-from regcachd.known import KNOWN, BlobProbe, blob_probe
+from regcachd.known import KNOWN, BlobProbe, blob_probe, known_realm
 from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_reserve, parse_size
 from regcachd.values import (
     Network,
@@ -28,6 +28,7 @@ from regcachd.values import (
     one_of,
     optional,
     or_off,
+    realm_authority,
     required,
     set_of,
     text,
@@ -119,6 +120,7 @@ class RegistryKeys(RegistryDefaults):
 
     upstream: str | None = optional(upstream)
     hosts: tuple[Authority, ...] = key([], list_of(authority))
+    token_hosts: tuple[Authority, ...] | None = optional(list_of(authority))
     insecure: bool = key(False, flag)
 
 
@@ -126,7 +128,8 @@ class RegistryKeys(RegistryDefaults):
 class Registry:
     """A registry that clients can have through the cache.
 
-    `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `ca` is a
+    `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `token_hosts`
+    are hosts beside it that hand out its tokens, and `realm` is the address where, if that is known; `ca` is a
     file with further trusted certificates; `insecure` turns the check of upstream's certificate off. Times
     are in seconds; `blob_probe` is explained in regcachd.known.
     """
@@ -134,6 +137,8 @@ class Registry:
     name: str
     upstream: str
     authorities: frozenset[Authority]
+    token_hosts: frozenset[Authority]
+    realm: str | None
     ca: str | None
     insecure: bool
     timeout: float
@@ -143,6 +148,11 @@ class Registry:
     retry_delay: float
     blob_probe: BlobProbe
 
+    @property
+    def intercepted(self) -> frozenset[Authority]:
+        """Whatever a client may CONNECT to that is answered here."""
+        return self.authorities | self.token_hosts
+
 
 def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefaults) -> Registry:
     """The registry of this name with the keys given for it, the defaults, and what is known of it."""
@@ -150,10 +160,14 @@ def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefault
     keys = RegistryKeys(**{**attrs.asdict(defaults, recurse=False), **given})
     url = keys.upstream or (known.upstream if known else upstream(f"https://{name}"))
     hosts = (name, *known.hosts) if known else (name,)
+    authorities = frozenset((*map(authority, hosts), upstream_authority(url), *keys.hosts))
+    token_hosts = realm_hosts(url) if keys.token_hosts is None else frozenset(keys.token_hosts)
     return Registry(
         name=name,
         upstream=url,
-        authorities=frozenset((*map(authority, hosts), upstream_authority(url), *keys.hosts)),
+        authorities=authorities,
+        token_hosts=token_hosts - authorities,
+        realm=known_realm(url),
         ca=keys.ca,
         insecure=keys.insecure,
         timeout=keys.timeout,
@@ -165,13 +179,20 @@ def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefault
     )
 
 
+def realm_hosts(upstream: str) -> frozenset[Authority]:
+    """The host of the realm that the registry at this upstream is known to have."""
+    realm = known_realm(upstream)
+    return frozenset() if realm is None else frozenset({realm_authority(realm)})
+
+
 def _read_only(registries: Mapping[str, Registry]) -> Mapping[str, Registry]:
     return MappingProxyType(dict(registries))
 
 
 @frozen
 class Config:
-    """All of it. `authorities` says which registry a CONNECT is for, by name.
+    """All of it. `authorities` says which registry a CONNECT is for, by name: of several registries with one token
+    host the first, unless the host is itself a registry.
 
     `workers` is None for as many as the machine has processors.
     """
@@ -196,7 +217,9 @@ class Config:
 
     @authorities.default
     def _authorities(self) -> Mapping[Authority, str]:
-        return MappingProxyType({a: r.name for r in self.registries.values() for a in r.authorities})
+        registries = self.registries.values()
+        token_hosts = {a: r.name for r in reversed([*registries]) for a in r.token_hosts}
+        return MappingProxyType({**token_hosts, **{a: r.name for r in registries for a in r.authorities}})
 
 
 REGISTRY_TABLE = 'registries."NAME"'
