@@ -15,7 +15,7 @@ from .pings import Pings
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
 from .routes import Blob, Elsewhere, Manifest, Ping, in_api, route
-from .tokens import Tokens
+from .token_endpoints import TokenEndpoints
 from .upstream import Upstream
 from .web import MOST_BODY, Request
 
@@ -30,13 +30,13 @@ class Endpoints:
     _blobs: Blobs = field(init=False)
     _manifests: Manifests = field(init=False)
     _pings: Pings = field(init=False)
-    _tokens: Tokens = field(init=False)
+    _tokens: TokenEndpoints = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._blobs = Blobs(self._registry, self._openings)
         self._manifests = Manifests(self._registry)
         self._pings = Pings(self._registry)
-        self._tokens = Tokens(self._registry, self._pings, self._token_hosts)
+        self._tokens = TokenEndpoints(self._registry, self._pings, self._token_hosts)
 
     async def respond(self, request: Request) -> None:
         """Answer one request of an intercepted connection."""

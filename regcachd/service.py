@@ -37,7 +37,7 @@ from .registry import CachedRegistry, Shared
 from .singleflight import SingleFlight
 from .store import Store
 from .tls import LeafContexts
-from .tokens import at_token_host
+from .token_endpoints import at_token_host
 from .transport import use_direct_transport
 from .trouble import Trouble
 from .upstream import Upstream

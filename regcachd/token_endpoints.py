@@ -35,7 +35,7 @@ def at_token_host(registry: Registry, host: Authority) -> Registry:
 
 
 @define(eq=False)
-class Tokens:
+class TokenEndpoints:
     """The token endpoints of one registry; `hosts` are those of its token hosts."""
 
     _registry: CachedRegistry
