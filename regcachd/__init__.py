@@ -23,6 +23,9 @@ Care       `care` is what a daemon does once for its store: it holds the `lock`;
            `database` that may be lost, agree with the files; `scrub` has all blobs `examine`d again; old `leftovers`
            go. Each is a `chore` along the `shelves`. `admin` answers `cli`, which is regcachctl, at one of `sockets`.
 Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
+Storms     `pings` and `token_endpoints` ask once for all who show no credential: the answers are in the `commons`,
+           which workers share by the `bulletin`; `sharing` is the rule for tokens. `anonymity` knows these when they
+           come back.
 Upstream   `upstream` keeps connections (`http1`) to every `netloc`, follows redirects, and has a `breaker` for each
            host. It has them made by `dial`, straight or by a `passage` through the `parent`, and nowhere that `guard`
            forbids; `trust` says whom TLS may be with.
@@ -37,8 +40,8 @@ Wiring     `tap` reads options and configuration (`documents`, `config`, `schema
            `service` makes everything and is, with `workers`, the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
-connect, breaker, extents, intercept, interfaces, lru, parallel, parent, patience, realm, tokens, config and what it is
-made of. The rest are edges. Times are seconds, sizes are bytes.
+connect, breaker, extents, intercept, interfaces, lru, parallel, parent, patience, realm, sharing, tokens, config and
+what it is made of. The rest are edges. Times are seconds, sizes are bytes.
 """
 
 __version__ = "0.1.0"

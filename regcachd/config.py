@@ -16,7 +16,7 @@ from attrs import evolve, field, frozen
 from regcachd.connect import Authority
 from regcachd.errors import RegcachdError
 from regcachd.kinds import BadKey, Kinds, all_keys, read_auth
-from regcachd.known import blob_probe, realm_hosts
+from regcachd.known import blob_probe, known_realm, realm_hosts
 from regcachd.schema import (
     REGISTRY_TABLE,
     SCHEMA,
@@ -30,6 +30,7 @@ from regcachd.schema import (
     StoreConfig,
     TLSConfig,
     Tunnel,
+    known_token_hosts,
     make_registry,
     parent,
 )
@@ -245,10 +246,13 @@ def _moved(registry: Registry, url: str) -> Registry:
     authorities = registry.authorities | {upstream_authority(url)}
     known = realm_hosts(registry.upstream)
     listed = [host for host in registry.realm_hosts if host not in known]
+    chosen = registry.token_hosts - known_token_hosts(registry.upstream)
     return evolve(
         registry,
         upstream=url,
         authorities=authorities,
+        token_hosts=(chosen | known_token_hosts(url)) - authorities,
+        realm=known_realm(url),
         blob_probe=blob_probe(url),
         realm_hosts=(*realm_hosts(url), *listed),
     )

@@ -1,35 +1,50 @@
 """The endpoints of a registry as clients see it: every request for it comes here and leaves as a response.
 
-Blobs and manifests have modules of their own; the rest of the API, and token endpoints on the registry's host, pass
-through untouched.
+Blobs, manifests, the ping and tokens have modules of their own; the rest of the API, and of what token endpoints are
+asked for, passes through untouched.
 """
+
+from collections.abc import Mapping
 
 from attrs import define, field
 
 from .blobs import Blobs, Openings
 from .connect import Authority, HeadError
 from .manifests import Manifests
+from .pings import Pings
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
-from .routes import Blob, Manifest, in_api, route
+from .routes import Blob, Elsewhere, Manifest, Ping, in_api, route
+from .token_endpoints import TokenEndpoints
+from .upstream import Upstream
 from .web import MOST_BODY, Request
 
 
 @define(eq=False)
 class Endpoints:
-    """All endpoints of one registry."""
+    """All endpoints of one registry, and of its token hosts."""
 
     _registry: CachedRegistry
     _openings: Openings
+    _token_hosts: Mapping[Authority, Upstream] = field(factory=dict)
     _blobs: Blobs = field(init=False)
     _manifests: Manifests = field(init=False)
+    _pings: Pings = field(init=False)
+    _tokens: TokenEndpoints = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._blobs = Blobs(self._registry, self._openings)
         self._manifests = Manifests(self._registry)
+        self._pings = Pings(self._registry)
+        self._tokens = TokenEndpoints(self._registry, self._pings, self._token_hosts)
 
     async def respond(self, request: Request) -> None:
         """Answer one request of an intercepted connection."""
+        await self._respond(request)
+        if request.code == 401:
+            self._tokens.refused(request)
+
+    async def _respond(self, request: Request) -> None:
         name = self._registry.settings.name
         if not self._is_ours(request):
             request.answer_error(
@@ -43,18 +58,25 @@ class Endpoints:
                 413, "SIZE_INVALID", f"a request body may have {MOST_BODY} bytes here", [VIA]
             )
         elif request.method == b"POST":
-            await self._pass_through(request)  # a token endpoint on the registry's host
+            await self._pass_through(request)  # a token endpoint
+        elif host := self._tokens.host(request.channel.authority):
+            if not await self._tokens.answer(request, host):
+                await self._pass_through(request)
         else:
             match route(request.path):
                 case Blob(repository, digest):
                     await self._blobs.answer(request, repository, digest)
                 case Manifest(repository, target):
                     await self._manifests.answer(request, repository, target)
+                case Ping() if await self._pings.answer(request):
+                    pass
+                case Elsewhere() if await self._tokens.answer(request, self._registry.upstream):
+                    pass
                 case _:
                     await self._pass_through(request)
 
     def _is_ours(self, request: Request) -> bool:
-        """Is the request for the registry the connection was made to (RFC 9110 section 7.4)?"""
+        """Is the request for whom the connection was made to (RFC 9110 section 7.4)?"""
         if not request.uri.startswith(b"/"):
             return False
         host = request.header("host")
@@ -64,10 +86,12 @@ class Endpoints:
             named = Authority.parse(host, 443)
         except HeadError:
             return False
+        authority = request.channel.authority
+        if authority is not None and self._tokens.host(authority):
+            return named.host == authority.host
         return named.host in {authority.host for authority in self._registry.settings.authorities}
 
     async def _pass_through(self, request: Request) -> None:
-        response = await self._registry.upstream.request(
-            request.method, request.uri, upward(request), body=request.body()
-        )
+        upstream = self._tokens.host(request.channel.authority) or self._registry.upstream
+        response = await upstream.request(request.method, request.uri, upward(request), body=request.body())
         await stream(request, response, (BYPASS,))

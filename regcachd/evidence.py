@@ -37,6 +37,10 @@ class Proofs:
         text = b"" if authorization is None else b"A" + authorization.encode()
         return Credential(hashlib.blake2b(text, key=self._key, digest_size=16).digest())
 
+    def common(self, wanted: str) -> Credential:
+        """The hash that stands for all tokens that anybody gets who wants this; no Authorization header has it."""
+        return Credential(hashlib.blake2b(b"T" + wanted.encode(), key=self._key, digest_size=16).digest())
+
     def accept(self, repository: Repository, credential: Credential, now: float, life: float) -> None:
         """Upstream has just answered this credential with a yes, which counts for `life` seconds."""
         known = self.proved_at(repository, credential)

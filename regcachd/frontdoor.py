@@ -133,7 +133,7 @@ class FirstHead(Protocol):
         except ConnectionClosed:
             return
         channel = self._door.web.buildProtocol(peer)
-        channel.registry = registry
+        channel.registry, channel.authority = registry, authority
         self.become(channel)
 
     async def _tunnel(self, authority: Authority) -> None:

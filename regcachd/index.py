@@ -19,6 +19,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from . import bulletin
+from .bulletin import Bulletin
 from .database import Database
 from .freshness import TagEntry
 from .reference import Digest, Repository, Tag
@@ -97,7 +99,9 @@ class Index:
     any fork: that would take SQLite's locks away, and another process could undo our writes."""
 
     def __init__(self, path: Path, patience: float = PATIENCE) -> None:
-        self._db = Database(path, _SCHEMA, _VERSION, _PROBES, patience)
+        schema, probes = _SCHEMA + bulletin.SCHEMA, _PROBES + bulletin.PROBES
+        self._db = Database(path, schema, _VERSION, probes, patience)
+        self.bulletin = Bulletin(self._db)
         self._uses: dict[Digest, tuple[float, int]] = {}
 
     def open(self, *, or_later: bool = False) -> None:

@@ -7,7 +7,9 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from .access import Access, decide_access
+from .anonymity import Anonymity
 from .authentication import Sessions
+from .commons import Commons
 from .config import Limits, Registry
 from .disk import InThread
 from .evidence import Credential, Proofs
@@ -43,6 +45,8 @@ class Shared:
     fills: Fills
     trouble: Trouble
     proofs: Proofs
+    anonymity: Anonymity
+    commons: Commons
     recent: RecentManifests
     limits: Limits
     in_thread: InThread
@@ -91,7 +95,7 @@ class CachedRegistry:
 
     def credential(self, request: Request) -> Credential:
         """The client's credential, as the proofs know it."""
-        return self.shared.proofs.credential(request.header("authorization"))
+        return self.shared.anonymity.credential(request.header("authorization"))
 
     def heard(self, repository: Repository, credential: Credential, status: int) -> None:
         """Take what upstream's status says about a credential as evidence."""

@@ -13,7 +13,7 @@ import attrs
 from attrs import field, frozen
 
 from regcachd.connect import Authority
-from regcachd.known import KNOWN, BlobProbe, blob_probe, realm_hosts
+from regcachd.known import KNOWN, BlobProbe, blob_probe, known_realm, realm_hosts
 from regcachd.parent import Direct, Parent, direct, parent_of, proxy
 from regcachd.secret import Secret, secret
 from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_reserve, parse_size
@@ -31,6 +31,7 @@ from regcachd.values import (
     one_of,
     optional,
     or_off,
+    realm_authority,
     realm_host,
     required,
     set_of,
@@ -126,6 +127,7 @@ class RegistryKeys(RegistryDefaults):
 
     upstream: str | None = optional(upstream)
     hosts: tuple[Authority, ...] = key([], list_of(authority))
+    token_hosts: tuple[Authority, ...] | None = optional(list_of(authority))
     insecure: bool = key(False, flag)
     auth: str | None = optional(kind_name)
     share: bool = key(False, flag)
@@ -144,7 +146,8 @@ class Auth:
 class Registry:
     """A registry that clients can have through the cache.
 
-    `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `ca` is a
+    `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `token_hosts`
+    are hosts beside it that hand out its tokens, and `realm` is the address where, if that is known; `ca` is a
     file with further trusted certificates; `insecure` turns the check of upstream's certificate off. Times
     are in seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known; `parent` is the proxy that it is
     reached through. With `share`, every client may read what `auth` can.
@@ -153,6 +156,8 @@ class Registry:
     name: str
     upstream: str
     authorities: frozenset[Authority]
+    token_hosts: frozenset[Authority]
+    realm: str | None
     ca: str | None
     insecure: bool
     timeout: float
@@ -165,6 +170,11 @@ class Registry:
     share: bool
     realm_hosts: tuple[str, ...]
     parent: Parent | None
+
+    @property
+    def intercepted(self) -> frozenset[Authority]:
+        """Whatever a client may CONNECT to that is answered here."""
+        return self.authorities | self.token_hosts
 
 
 def parent(given: Mapping[str, Any], defaults: RegistryDefaults) -> Parent | None:
@@ -187,10 +197,14 @@ def make_registry(
     keys = RegistryKeys(**{**attrs.asdict(defaults, recurse=False), **given})
     url = keys.upstream or (known.upstream if known else upstream(f"https://{name}"))
     hosts = (name, *known.hosts) if known else (name,)
+    authorities = frozenset((*map(authority, hosts), upstream_authority(url), *keys.hosts))
+    token_hosts = known_token_hosts(url) if keys.token_hosts is None else frozenset(keys.token_hosts)
     return Registry(
         name=name,
         upstream=url,
-        authorities=frozenset((*map(authority, hosts), upstream_authority(url), *keys.hosts)),
+        authorities=authorities,
+        token_hosts=token_hosts - authorities,
+        realm=known_realm(url),
         ca=keys.ca,
         insecure=keys.insecure,
         timeout=keys.timeout,
@@ -206,13 +220,20 @@ def make_registry(
     )
 
 
+def known_token_hosts(upstream: str) -> frozenset[Authority]:
+    """The host of the realm that the registry at this upstream is known to have."""
+    realm = known_realm(upstream)
+    return frozenset() if realm is None else frozenset({realm_authority(realm)})
+
+
 def _read_only(registries: Mapping[str, Registry]) -> Mapping[str, Registry]:
     return MappingProxyType(dict(registries))
 
 
 @frozen
 class Config:
-    """All of it. `authorities` says which registry a CONNECT is for, by name.
+    """All of it. `authorities` says which registry a CONNECT is for, by name: of several registries with one token
+    host the first, unless the host is itself a registry.
 
     `workers` is None for as many as the machine has processors.
     """
@@ -243,7 +264,9 @@ class Config:
 
     @authorities.default
     def _authorities(self) -> Mapping[Authority, str]:
-        return MappingProxyType({a: r.name for r in self.registries.values() for a in r.authorities})
+        registries = self.registries.values()
+        token_hosts = {a: r.name for r in reversed([*registries]) for a in r.token_hosts}
+        return MappingProxyType({**token_hosts, **{a: r.name for r in registries for a in r.authorities}})
 
 
 REGISTRY_TABLE = 'registries."NAME"'

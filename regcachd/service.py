@@ -12,9 +12,11 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from . import kernel_tls
+from .anonymity import Anonymity
 from .authentication import find_plugins, open_sessions
 from .blobs import Openings
 from .care import Care
+from .commons import Commons
 from .config import Config
 from .disk import DiskThreads
 from .endpoints import Endpoints
@@ -37,6 +39,7 @@ from .safekeeping import refuse_exposed
 from .singleflight import SingleFlight
 from .store import Store
 from .tls import LeafContexts
+from .token_endpoints import at_token_host
 from .transport import use_direct_transport
 from .trouble import Trouble
 from .upstream import Upstream
@@ -65,7 +68,7 @@ def utc_now() -> datetime:
 
 def open_configured_ca(config: Config) -> CA:
     """The CA, made if this is the first start. Raises PkiError."""
-    hosts = {authority.host for registry in config.registries.values() for authority in registry.authorities}
+    hosts = {authority.host for registry in config.registries.values() for authority in registry.intercepted}
     own = None if config.ca is None else (Path(config.ca.certificate), Path(config.ca.key))
     return open_ca(Path(config.state) / "ca", hosts, utc_now(), own)
 
@@ -110,12 +113,17 @@ class RegcacheService(Service):
         self._index = Index(store.index_path)
         self.fills = Fills(reactor, store, self._writers.run, self._blob_stored)
         self._trouble = Trouble(reactor.seconds)
+        proofs = Proofs(self._index, secrets.proofs)
+        self._commons = Commons(self._index.bulletin, reactor, now)
+        self.anonymity = Anonymity(self._index.bulletin, proofs, now)
         shared = Shared(
             store=store,
             index=self._index,
             fills=self.fills,
             trouble=self._trouble,
-            proofs=Proofs(self._index, secrets.proofs),
+            proofs=proofs,
+            anonymity=self.anonymity,
+            commons=self._commons,
             recent=RecentManifests(),
             limits=config.limits,
             in_thread=self._writers.run,
@@ -130,10 +138,20 @@ class RegcacheService(Service):
         self._upstreams = {
             name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
         }
+        self._token_hosts = {
+            name: {
+                host: Upstream(reactor, at_token_host(registry, host), config.limits)
+                for host in registry.token_hosts
+                if config.authorities[host] == name
+            }
+            for name, registry in config.registries.items()
+        }
         plugins = find_plugins()
         self._endpoints = {
             name: Endpoints(
-                CachedRegistry(shared, upstream, open_sessions(reactor, upstream, plugins)), openings
+                CachedRegistry(shared, upstream, open_sessions(reactor, upstream, plugins)),
+                openings,
+                self._token_hosts[name],
             )
             for name, upstream in self._upstreams.items()
         }
@@ -151,6 +169,7 @@ class RegcacheService(Service):
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
             LoopingCall(lambda: self._writers.run(self._index.forget_proofs, self._proofs_end())): CHECKPOINT,
+            LoopingCall(lambda: self._writers.run(self._index.bulletin.forget, self._now())): CHECKPOINT,
             LoopingCall(self._renew_ca): RENEWAL,
             LoopingCall(self.eviction.wake): EVICTION,
         }
@@ -258,8 +277,12 @@ class RegcacheService(Service):
         while self.door.busy() and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.05, lambda: None)
         self.door.close()
+        self._commons.close()
         for upstream in self._upstreams.values():
             upstream.close()  # now no fill can begin
+        for hosts in self._token_hosts.values():
+            for upstream in hosts.values():
+                upstream.close()
         await self.fills.stop()
         await self.eviction.stop()
         while self.door.connections:

@@ -228,6 +228,14 @@ def upstream_authority(url: str) -> Authority:
     return Authority.parse(rest, _port_of(scheme))
 
 
+def realm_authority(url: str) -> Authority:
+    """Where the realm of a challenge listens. Raises HeadError for what is not an http(s) URL."""
+    scheme, slashes, rest = url.partition("://")
+    if not slashes or scheme.lower() not in ("http", "https"):
+        raise HeadError("a realm is an http or https URL")
+    return Authority.parse(rest.partition("/")[0].partition("?")[0], _port_of(scheme.lower()))
+
+
 def _port_of(scheme: str) -> int:
     return HTTPS_PORT if scheme == "https" else HTTP_PORT
 

@@ -24,6 +24,7 @@ from .transport import name_of
 
 if TYPE_CHECKING:
     from .config import Registry
+    from .connect import Authority
 
 log = Logger()
 
@@ -169,12 +170,14 @@ class Request(http.Request):
 
 @implementer(IHalfCloseableProtocol)
 class Channel(http.HTTPChannel):
-    """One client connection speaking HTTP. `registry` is what an intercepted connection is for."""
+    """One client connection speaking HTTP. `registry` is what an intercepted connection is for, `authority` what the
+    client calls it."""
 
     requestFactory = Request
     factory: "WebFactory"
     transport: Any
     registry: "Registry | None" = None
+    authority: "Authority | None" = None
     head_since: float | None = None
     """When the head that is being read began (reactor seconds)."""
     quiet_since = 0.0

@@ -85,6 +85,8 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             authorities=frozenset(
                 Authority(host, 443) for host in ("docker.io", "registry-1.docker.io", "index.docker.io")
             ),
+            token_hosts=frozenset({Authority("auth.docker.io", 443)}),
+            realm="https://auth.docker.io/token",
             ca=None,
             insecure=False,
             timeout=60.0,
@@ -131,6 +133,7 @@ def test_every_key_is_read() -> None:
         """
         [registries."registry.site.example:5443"]
         hosts = ["registry.site.example", "old.site.example:5000"]
+        token_hosts = ["Auth.site.example:8443", "old.site.example:5000"]
         insecure = true
         access_ttl = 0
         connections = 1
@@ -159,6 +162,8 @@ def test_every_key_is_read() -> None:
                 Authority("old.site.example", 5000),
             }
         ),
+        token_hosts=frozenset({Authority("auth.site.example", 8443)}),
+        realm=None,
         ca="site.pem",
         insecure=True,
         timeout=90.0,
@@ -176,6 +181,41 @@ def test_every_key_is_read() -> None:
 
 def test_the_upstream_of_an_unknown_registry_is_its_name() -> None:
     assert read('[registries."[::1]:5000"]').registries["[::1]:5000"].upstream == "https://[::1]:5000"
+
+
+def test_token_hosts_are_known_unless_they_are_named() -> None:
+    hub = Authority("auth.docker.io", 443)
+    config = read("[registries.'docker.io']\n[registries.'quay.io']")
+    assert config.registries["docker.io"].token_hosts == {hub}
+    assert config.authorities[hub] == "docker.io"
+    assert config.registries["quay.io"].token_hosts == set()  # its realm is on its own host
+    assert config.registries["quay.io"].realm == "https://quay.io/v2/auth"
+    off = read("[registries.'docker.io']\ntoken_hosts = []")
+    assert hub not in off.authorities
+    moved = read("[registries.'docker.io']\nupstream = 'https://mirror.site.example'").registries["docker.io"]
+    assert (moved.token_hosts, moved.realm) == (frozenset(), None)
+
+
+def test_a_registry_that_moves_takes_only_its_own_token_hosts_along() -> None:
+    away = with_overrides(read("[registries.'docker.io']"), registries=["docker.io=https://b"])
+    assert away.registries["docker.io"].token_hosts == set()
+    assert away.registries["docker.io"].realm is None
+    config = read("[registries.a]\ntoken_hosts = ['auth.test']")
+    here = with_overrides(config, registries=["a=https://registry-1.docker.io"])
+    assert {host.host for host in here.registries["a"].token_hosts} == {"auth.docker.io", "auth.test"}
+
+
+def test_a_token_host_of_several_registries_is_the_firsts_and_a_registry_is_nobodys_token_host() -> None:
+    config = read(
+        """
+        [registries.a]
+        token_hosts = ["auth.test", "b"]
+        [registries.b]
+        token_hosts = ["auth.test"]
+        """
+    )
+    assert config.authorities[Authority("auth.test", 443)] == "a"
+    assert config.authorities[Authority("b", 443)] == "b"
 
 
 def test_another_upstream_keeps_the_names_clients_use() -> None:

@@ -2,13 +2,14 @@
 
 from regcachd.connect import Authority
 from regcachd.known import KNOWN, blob_probe, realm_hosts
-from regcachd.values import registry_name, upstream
+from regcachd.values import realm_authority, registry_name, upstream
 
 
 def test_every_entry_is_written_as_the_configuration_would_have_it() -> None:
     for name, known in KNOWN.items():
         assert name == known.name == registry_name(name)
         assert known.upstream == upstream(known.upstream)
+        assert known.realm is None or realm_authority(known.realm).port == 443
         for host in known.hosts:
             assert Authority.parse(host, 443).host == host
 

@@ -19,6 +19,7 @@ PURE = [
     "connect",
     "intercept",
     "access",
+    "sharing",
     "config",
     "lru",
     "extents",

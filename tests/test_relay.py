@@ -95,7 +95,7 @@ async def test_upstreams_headers_reach_the_client_as_they_were_written(tmp_path:
     """Clients parse challenges with awk: several stay several, in order, spaces and quotes included."""
     async with running(tmp_path) as world:
         world.registry.fault("/v2/", GarbageResponse(RAW))
-        download = await Download(world, "/v2/").begin()
+        download = await Download(world, "/v2/_catalog").begin()
         assert await download.rest() == b"hello"
         assert download.status == 401
         assert download.header("www-authenticate") == [

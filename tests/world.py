@@ -44,6 +44,7 @@ class Client:
     port: int
     ca: str
     host: str = NAME
+    tunnel_port: int = 443
     _connection: http.client.HTTPSConnection | None = field(default=None, init=False)
 
     def connection(self) -> http.client.HTTPSConnection:
@@ -53,7 +54,7 @@ class Client:
             self._connection = http.client.HTTPSConnection(
                 "127.0.0.1", self.port, context=context, timeout=20
             )
-            self._connection.set_tunnel(self.host, 443)
+            self._connection.set_tunnel(self.host, self.tunnel_port)
         return self._connection
 
     def ask(

@@ -45,7 +45,8 @@ class FakeRegistry(Content):
 
     ``users`` maps names to passwords for ``auth="basic"`` (no request passes without) and ``auth="token"``
     (anonymous tokens for what is not private; they live ``token_life`` seconds). With ``tls`` the registry
-    has a CA of its own, `ca_pem`, and the certificate is for ``names`` and ``address``.
+    has a CA of its own, `ca_pem`, and the certificate is for ``names`` and ``address``. With a ``token_server``
+    that one hands out the tokens, and the challenges name it.
 
     Nothing happens before `start`, and after `stop` nothing is left in the reactor. It can be started again,
     on the same port.
@@ -63,6 +64,7 @@ class FakeRegistry(Content):
         auth: Auth = "none",
         users: Mapping[str, str] | None = None,
         token_life: float = 300.0,
+        token_server: FakeRegistry | None = None,
     ) -> None:
         super().__init__()
         self.clock: IReactorTime = reactor
@@ -72,6 +74,9 @@ class FakeRegistry(Content):
         self.requests = RequestLog()
         """Every request so far, oldest first."""
         self.access = Access(auth, users or {}, token_life)
+        self.token_server = token_server or self
+        """Where tokens are to be had."""
+        self.token_server.access = self.access
         self.rules: list[Rule] = []
         self.stalls: set[Stall] = set()
         """The responses that wait in a StallAfter or StallBeforeHeaders now."""
@@ -141,7 +146,7 @@ class FakeRegistry(Content):
     @property
     def token_fetches(self) -> int:
         """How often a token was asked for."""
-        return self.requests.count(path="/token")
+        return self.token_server.requests.count(path="/token")
 
     def fault(self, match: Match, *faults: Fault, times: int | None = None, skip: int = 0) -> Rule:
         """Misbehave on the requests that match: after ``skip`` of them, ``times`` times (always, if None).
@@ -220,7 +225,7 @@ class FakeRegistry(Content):
             return self.access.grant(request)
         if request.path.startswith(_STORAGE):
             return self._storage(request)
-        refusal = self.access.refusal(request, repository_of(request.path), f"{self.url}/token")
+        refusal = self.access.refusal(request, repository_of(request.path), f"{self.token_server.url}/token")
         if refusal is not None:
             return refusal
         reply = answer(self, request)
