@@ -1,7 +1,7 @@
 """The endpoints of a registry as clients see it: every request for it comes here and leaves as a response.
 
-Blobs and manifests have modules of their own; the rest of the API, and token endpoints on the registry's host, pass
-through untouched.
+Blobs, manifests and pushes have modules of their own; the rest of the API, and token endpoints on the registry's host,
+pass through untouched.
 """
 
 from attrs import define, field
@@ -9,9 +9,10 @@ from attrs import define, field
 from .blobs import Blobs, Openings
 from .connect import Authority, HeadError
 from .manifests import Manifests
+from .push import Pushes, is_write
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
-from .routes import Blob, Manifest, in_api, route
+from .routes import Blob, Manifest, Upload, route
 from .web import MOST_BODY, Request
 
 
@@ -23,10 +24,12 @@ class Endpoints:
     _openings: Openings
     _blobs: Blobs = field(init=False)
     _manifests: Manifests = field(init=False)
+    _pushes: Pushes = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._blobs = Blobs(self._registry, self._openings)
         self._manifests = Manifests(self._registry)
+        self._pushes = Pushes(self._registry)
 
     async def respond(self, request: Request) -> None:
         """Answer one request of an intercepted connection."""
@@ -35,9 +38,8 @@ class Endpoints:
             request.answer_error(
                 421, "UNSUPPORTED", f"this connection is for {name}; the Host header says otherwise"
             )
-        elif request.method not in (b"GET", b"HEAD") and (in_api(request.path) or request.method != b"POST"):
-            message = f"regcachd is read-only for {name}: {request.method.decode('latin-1')} is not passed on"
-            request.answer_error(405, "UNSUPPORTED", message, [(b"Allow", b"GET, HEAD"), VIA])
+        elif is_write(request):
+            await self._pushes.answer(request)
         elif request.too_large:
             request.answer_error(
                 413, "SIZE_INVALID", f"a request body may have {MOST_BODY} bytes here", [VIA]
@@ -50,6 +52,8 @@ class Endpoints:
                     await self._blobs.answer(request, repository, digest)
                 case Manifest(repository, target):
                     await self._manifests.answer(request, repository, target)
+                case Upload():
+                    await self._pushes.answer(request)
                 case _:
                     await self._pass_through(request)
 

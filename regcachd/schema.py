@@ -120,6 +120,7 @@ class RegistryKeys(RegistryDefaults):
     upstream: str | None = optional(upstream)
     hosts: tuple[Authority, ...] = key([], list_of(authority))
     insecure: bool = key(False, flag)
+    allow_push: bool = key(False, flag)
 
 
 @frozen
@@ -127,8 +128,8 @@ class Registry:
     """A registry that clients can have through the cache.
 
     `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `ca` is a
-    file with further trusted certificates; `insecure` turns the check of upstream's certificate off. Times
-    are in seconds; `blob_probe` is explained in regcachd.known.
+    file with further trusted certificates; `insecure` turns the check of upstream's certificate off; `allow_push`
+    lets clients write. Times are in seconds; `blob_probe` is explained in regcachd.known.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Registry:
     authorities: frozenset[Authority]
     ca: str | None
     insecure: bool
+    allow_push: bool
     timeout: float
     access_ttl: float
     connections: int
@@ -156,6 +158,7 @@ def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefault
         authorities=frozenset((*map(authority, hosts), upstream_authority(url), *keys.hosts)),
         ca=keys.ca,
         insecure=keys.insecure,
+        allow_push=keys.allow_push,
         timeout=keys.timeout,
         access_ttl=keys.access_ttl,
         connections=keys.connections,

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from . import kernel_tls
 from .blobs import Openings
 from .care import Care
+from .channel import WebFactory
 from .config import Config
 from .disk import DiskThreads
 from .endpoints import Endpoints
@@ -30,6 +31,7 @@ from .inheritance import FIRST_SOCKET, Inheritance, Secrets
 from .listening import adopt, bind
 from .pages import Pages
 from .pki import CA, PkiError, open_ca
+from .push import is_write
 from .recent import RecentManifests
 from .registry import CachedRegistry, Shared
 from .singleflight import SingleFlight
@@ -38,7 +40,7 @@ from .tls import LeafContexts
 from .transport import use_direct_transport
 from .trouble import Trouble
 from .upstream import Upstream
-from .web import Request, WebFactory
+from .web import Request
 
 log = Logger()
 
@@ -140,7 +142,7 @@ class RegcacheService(Service):
             # where the module is not loaded, asking for it would only cost every handshake a little
             kernel=config.tls.kernel == "auto" and KERNEL_TLS.exists(),
         )
-        web = WebFactory(reactor, self._respond, config.limits.head_size)
+        web = WebFactory(reactor, self._respond, config.limits.head_size, is_write)
         self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule)
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,

@@ -6,6 +6,7 @@ see every status, and nothing is repeated except on a kept-alive connection that
 """
 
 import re
+import select
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -26,9 +27,11 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 
 from .config import Limits, Registry
 from .guard import GuardedReactor, anywhere, never_ours
-from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
+from .http1 import Http1Connection
+from .response import RawHeaders, Response, UpstreamFailed
 from .tls import MODE
 from .transport import HandshakeFailed, QuietFactory
+from .upload import Upload
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
@@ -36,6 +39,9 @@ KEEP_IDLE = 55.0
 """Seconds an unused connection is kept: under the 60 s at which most servers close theirs."""
 MOST_IDLE = 32
 """Unused connections kept for one host."""
+SURELY_OPEN = 2.0
+"""Seconds for which no server closes an unused connection, as far as can be known. What must not be sent twice goes
+over one that has been used so lately, or over a new one."""
 
 _VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
     7: "its signature is wrong: is the `ca` of this registry an older one of the same name?",
@@ -129,10 +135,10 @@ class Upstream:
         target: bytes,
         headers: RawHeaders,
         *,
-        body: bytes = b"",
+        body: bytes | Upload = b"",
         follow: bool = False,
     ) -> Response:
-        """Ask the registry; `target` is the path with query, `headers` without Host.
+        """Ask the registry; `target` is the path with query, `headers` without Host and what frames a body.
 
         With `follow`, redirects of GET and HEAD are followed; Authorization stays behind when scheme, host or port
         changes (RFC 9110 section 15.4, RFC 6454 section 4): another port may be another's, and plain HTTP everybody's.
@@ -153,20 +159,20 @@ class Upstream:
         raise UpstreamFailed(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
 
     async def _exchange(
-        self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes
+        self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes | Upload
     ) -> Response:
         host = f"[{netloc.host}]" if ":" in netloc.host else netloc.host
         authority = host if netloc.port == _PORTS[netloc.scheme] else f"{host}:{netloc.port}"
         headers = [(b"Host", authority.encode()), *headers]
-        if body or method == b"POST":  # RFC 9110 section 8.6
-            headers.append((b"Content-Length", b"%d" % len(body)))
+        headers += _framing(method, body)
+        repeatable = method in (b"GET", b"HEAD")
         while True:
-            kept = self._take(netloc)
+            kept = self._take(netloc) if repeatable else self._take_open(netloc)
             connection = kept or await self._connect(netloc)
             try:
                 return await connection.request(method, target, headers, body, self.registry.timeout)
             except UpstreamFailed as error:
-                if not (kept and error.unused and method in (b"GET", b"HEAD")):
+                if not (kept and error.unused and repeatable):
                     raise
 
     # -- connections
@@ -177,6 +183,20 @@ class Upstream:
             return None
         connection = idle.pop()
         self._expiry.pop(connection).cancel()
+        return connection
+
+    def _take_open(self, netloc: Netloc) -> Http1Connection | None:
+        """One that upstream has surely not closed: a request that is not repeatable can be lost in no other way."""
+        latest = self._idle.get(netloc, [])[-1:]
+        if (
+            not latest
+            or self._expiry[latest[0]].getTime() - self._reactor.seconds() < KEEP_IDLE - SURELY_OPEN
+        ):
+            return None
+        connection = self._take(netloc)
+        if connection is not None and _has_news(connection.transport):
+            connection.abandon()  # it is the end, or what nobody asked for
+            return None
         return connection
 
     def _put(self, netloc: Netloc, connection: Http1Connection) -> None:
@@ -273,7 +293,29 @@ class Upstream:
 
 
 _STOPPING = "regcachd is stopping"
+_HAS_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
+
+
+def _framing(method: bytes, body: bytes | Upload) -> list[tuple[bytes, bytes]]:
+    """The headers that say how long a request's body is (RFC 9110 section 8.6), and whether it waits to be wanted."""
+    length = body.length if isinstance(body, Upload) else len(body)
+    if length is None:
+        headers = [(b"Transfer-Encoding", b"chunked")]
+    elif length or method in _HAS_BODY:
+        headers = [(b"Content-Length", b"%d" % length)]
+    else:
+        headers = []
+    if isinstance(body, Upload) and body.asks:
+        headers.append((b"Expect", b"100-continue"))
+    return headers
+
+
+def _has_news(transport: Any) -> bool:
+    """Is there something to read on this connection, its end perhaps?"""
+    poll = select.poll()
+    poll.register(transport.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _is_address(host: str) -> bool:
