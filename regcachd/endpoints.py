@@ -1,7 +1,7 @@
 """The endpoints of a registry as clients see it: every request for it comes here and leaves as a response.
 
-Blobs, manifests, the ping and tokens have modules of their own; the rest of the API, and of what token endpoints are
-asked for, passes through untouched.
+Blobs, manifests, pushes, the ping and tokens have modules of their own; the rest of the API, and of what token
+endpoints are asked for, passes through untouched.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,10 @@ from .blobs import Blobs, Openings
 from .connect import Authority, HeadError
 from .manifests import Manifests
 from .pings import Pings
+from .push import Pushes, is_write
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
-from .routes import Blob, Elsewhere, Manifest, Ping, in_api, route
+from .routes import Blob, Elsewhere, Manifest, Ping, Upload, route
 from .token_endpoints import TokenEndpoints
 from .upstream import Upstream
 from .web import MOST_BODY, Request
@@ -31,12 +32,14 @@ class Endpoints:
     _manifests: Manifests = field(init=False)
     _pings: Pings = field(init=False)
     _tokens: TokenEndpoints = field(init=False)
+    _pushes: Pushes = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._blobs = Blobs(self._registry, self._openings)
         self._manifests = Manifests(self._registry)
         self._pings = Pings(self._registry)
         self._tokens = TokenEndpoints(self._registry, self._pings, self._token_hosts)
+        self._pushes = Pushes(self._registry)
 
     async def respond(self, request: Request) -> None:
         """Answer one request of an intercepted connection."""
@@ -50,9 +53,8 @@ class Endpoints:
             request.answer_error(
                 421, "UNSUPPORTED", f"this connection is for {name}; the Host header says otherwise"
             )
-        elif request.method not in (b"GET", b"HEAD") and (in_api(request.path) or request.method != b"POST"):
-            message = f"regcachd is read-only for {name}: {request.method.decode('latin-1')} is not passed on"
-            request.answer_error(405, "UNSUPPORTED", message, [(b"Allow", b"GET, HEAD"), VIA])
+        elif is_write(request):
+            await self._pushes.answer(request)
         elif request.too_large:
             request.answer_error(
                 413, "SIZE_INVALID", f"a request body may have {MOST_BODY} bytes here", [VIA]
@@ -72,6 +74,8 @@ class Endpoints:
                     pass
                 case Elsewhere() if await self._tokens.answer(request, self._registry.upstream):
                     pass
+                case Upload():
+                    await self._pushes.answer(request)
                 case _:
                     await self._pass_through(request)
 

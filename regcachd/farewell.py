@@ -14,6 +14,8 @@ from zope.interface import implementer
 
 LINGER = 2.0
 """Seconds a client has to read its answer and to close."""
+UPLOAD_LINGER = 30.0
+"""The same for one that is sending a large body, and may not look at its answer before it has sent all of it."""
 
 PLAIN = b"text/plain; charset=utf-8"
 
@@ -26,12 +28,13 @@ class Farewell(Protocol):
 
     transport: Any
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: Any, patience: float) -> None:
         self._clock = clock
+        self._patience = patience
         self._end: Any = None
 
     def connectionMade(self) -> None:
-        self._end = self._clock.callLater(LINGER, self._give_up)
+        self._end = self._clock.callLater(self._patience, self._give_up)
         self.transport.loseWriteConnection()
 
     def dataReceived(self, data: bytes) -> None:
@@ -56,6 +59,11 @@ def take_leave(transport: Any, clock: Any, status: int, body: bytes, content_typ
     """Answer with `status` and `body`, and close. What the protocol of `transport` was hears nothing any more."""
     reason = RESPONSES.get(status, b"Refused")
     transport.write(_HEAD % (status, reason, content_type, len(body)) + body)
-    transport.protocol = farewell = Farewell(clock)
+    linger(transport, clock, LINGER)
+
+
+def linger(transport: Any, clock: Any, patience: float) -> None:
+    """Close, once what has been written has left and been read; not later than in `patience` seconds."""
+    transport.protocol = farewell = Farewell(clock, patience)
     farewell.makeConnection(transport)
     transport.resumeProducing()

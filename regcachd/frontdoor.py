@@ -20,6 +20,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .channel import Channel, WebFactory
 from .config import Config, Registry
 from .connect import Authority, Head, HeadError, HeadParser
 from .farewell import take_leave
@@ -29,7 +30,6 @@ from .pki import PkiError
 from .tls_socket import HandshakeFailed
 from .transport import name_of
 from .tunnel import Splice, TunnelFailed, open_tunnel
-from .web import Channel, WebFactory
 
 log = Logger()
 
@@ -274,6 +274,8 @@ class FrontDoor(Factory):
                 overdue = now - since > limits.send_timeout
             elif isinstance(protocol, Channel) and protocol.head_since is not None:
                 overdue = half_read = now - protocol.head_since > limits.head_timeout
+            elif isinstance(protocol, Channel) and protocol.body_since is not None:
+                overdue = now - protocol.body_since > limits.send_timeout
             elif isinstance(protocol, Channel) and not protocol.busy:
                 overdue = now - protocol.quiet_since > limits.idle_timeout
             else:

@@ -7,114 +7,29 @@ Header names keep the spelling the registry used: some clients parse challenges 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-from typing import Protocol as Shape
 
 import h11
-from attrs import define, field
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from .errors import RegcachdError
+from .response import BodyConsumer, RawHeaders, Response, UpstreamFailed
+from .upload import Sender, Upload
+
+# What comes from a connection is part of its interface.
+__all__ = ["HEAD_LIMIT", "Http1Connection", "RawHeaders", "Response", "UpstreamFailed"]
 
 HEAD_LIMIT = 64 * 1024
 """Bytes a response head may have; presigned redirects make long ones."""
-
-MOST_DISCARDED = 16 * 1024
-"""Bytes of an unwanted body that are read so that the connection can be kept: cheaper than a new handshake."""
 
 MOST_BYTES = 2**63 - 1
 """Bytes a body may be said to have: as many as a file can."""
 
 _QUOTED = re.compile(r" (b|bytearray\(b)['\"].*", re.DOTALL)
 """What h11 repeats of a header in its errors, which may be a credential."""
-
-RawHeaders = Sequence[tuple[bytes, bytes]]
-
-
-class UpstreamFailed(RegcachdError):
-    """Upstream could not be reached, did not answer in time, or answered with something that is not HTTP.
-
-    `status` is what the client is told: 502, or 504 for a timeout (RFC 9110 sections 15.6.3 and 15.6.5).
-    `unused` means the connection ended before a byte of the response came, so that a fresh one may be tried.
-    """
-
-    def __init__(self, message: str, status: int = 502, unused: bool = False) -> None:
-        super().__init__(message)
-        self.status = status
-        self.unused = unused
-
-
-class BodyConsumer(Shape):
-    """What takes a response's body. Exactly one of `body_done` and `body_failed` ends it."""
-
-    def body_received(self, data: bytes) -> None: ...
-    def body_done(self) -> None: ...
-    def body_failed(self, error: UpstreamFailed) -> None: ...
-
-
-@define(eq=False)
-class Response:
-    """A response whose head has come; its body waits in the socket until `deliver` is called.
-
-    When the body has ended the connection serves others, and the methods do nothing any more.
-    """
-
-    status: int
-    reason: bytes
-    headers: RawHeaders
-    length: int | None
-    """Content-Length, also of an answer to HEAD; None when upstream did not say."""
-    connection: "Http1Connection | None" = field(repr=False)
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a header, by its lower-case name."""
-        return next((value for key, value in self.headers if key.lower() == name), None)
-
-    def deliver(self, consumer: BodyConsumer) -> None:
-        """Start the flow of the body. To be called at most once; a response without a body is done at once."""
-        if self.connection is None:
-            consumer.body_done()
-        else:
-            self.connection.deliver(consumer)
-
-    def pause(self) -> None:
-        """Stop reading from upstream: its send window closes by itself."""
-        if self.connection is not None:
-            self.connection.pause()
-
-    def resume(self) -> None:
-        """Go on reading."""
-        if self.connection is not None:
-            self.connection.resume()
-
-    def abandon(self) -> None:
-        """Close the connection: nobody wants the rest. A consumer that waits hears body_failed."""
-        if self.connection is not None:
-            self.connection.abandon()
-
-    def discard(self) -> None:
-        """Nobody wants the body: read it away if it is small, else close the connection."""
-        if self.length is not None and self.length <= MOST_DISCARDED:
-            self.deliver(_Discarded())
-        else:
-            self.abandon()
-
-
-class _Discarded:
-    """The body consumer of those who want none."""
-
-    def body_received(self, data: bytes) -> None:
-        pass
-
-    def body_done(self) -> None:
-        pass
-
-    def body_failed(self, error: UpstreamFailed) -> None:
-        pass
 
 
 class Http1Connection(Protocol):
@@ -137,6 +52,7 @@ class Http1Connection(Protocol):
         self._gone = gone
         self._parser: h11.Connection | None = None
         self._answer: Deferred[Response] | None = None
+        self._sender: Sender | None = None  # while a request's body is on its way
         self._method = b""
         self._response: Response | None = None  # while its body has not ended
         self._consumer: BodyConsumer | None = None
@@ -154,19 +70,22 @@ class Http1Connection(Protocol):
     # -- the request
 
     def request(
-        self, method: bytes, target: bytes, headers: RawHeaders, body: bytes, timeout: float
+        self, method: bytes, target: bytes, headers: RawHeaders, body: bytes | Upload, timeout: float
     ) -> "Deferred[Response]":
         """Send a request; the Deferred fires with a Response or fails with UpstreamFailed.
 
-        `timeout` (seconds) bounds the wait for the whole head and every silence within the body. What cannot be
-        written as HTTP/1.1, a control character in a header say, is the client's fault: status 400.
+        `timeout` (seconds) bounds the wait for the whole head, from the end of the request on, and every silence within
+        the body. What cannot be written as HTTP/1.1, a control character in a header say, is the client's fault:
+        status 400. An answer that comes before an upload has ended ends that, and the connection after it.
         """
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
         self._method, self._timeout, self._heard = method, timeout, False
         try:
             message = h11.Request(method=method, target=target, headers=list(headers))
-            wire = [self._parser.send(message), self._parser.send(h11.Data(body)) if body else b""]
-            wire.append(self._parser.send(h11.EndOfMessage()))
+            wire = [self._parser.send(message)]
+            if not isinstance(body, Upload):
+                wire += [self._parser.send(h11.Data(body))] if body else []
+                wire.append(self._parser.send(h11.EndOfMessage()))
         except h11.LocalProtocolError as error:
             self.abandon()
             what = _QUOTED.sub("", str(error))
@@ -177,7 +96,17 @@ class Http1Connection(Protocol):
         self._last = self._clock.seconds()
         self._watch(timeout)
         self.transport.write(b"".join(part for part in wire if part))  # type: ignore[union-attr]
-        return self._answer
+        answer = self._answer
+        if isinstance(body, Upload):
+            self._sender = Sender(body, self._parser, self, self._moved)
+            self._sender.start()
+        return answer
+
+    def _moved(self) -> None:
+        """Something of the upload has gone."""
+        self._last = self._clock.seconds()
+        if self._sender is not None and self._sender.done:
+            self._sender = None
 
     # -- the response
 
@@ -200,6 +129,8 @@ class Http1Connection(Protocol):
             self._parser.receive_data(data)
             event = self._parser.next_event()
             while isinstance(event, h11.InformationalResponse):
+                if self._sender is not None and event.status_code == 100:
+                    self._sender.upload.proceed()
                 event = self._parser.next_event()
         except h11.RemoteProtocolError as error:
             self._fail(UpstreamFailed(f"{self._name} answered with something that is not HTTP: {error}"))
@@ -216,7 +147,8 @@ class Http1Connection(Protocol):
             self._fail(UpstreamFailed(f"{self._name} announces a body of {length} bytes"))
             return
         tokens = {t.strip().lower() for k, v in event.headers if k == b"connection" for t in v.split(b",")}
-        self._keep = event.http_version >= b"1.1" and b"close" not in tokens
+        self._keep = event.http_version >= b"1.1" and b"close" not in tokens and self._sender is None
+        self._stop_sending()
         chunked = any(k == b"transfer-encoding" for k, _ in event.headers)
         response = Response(
             status=event.status_code,
@@ -351,10 +283,13 @@ class Http1Connection(Protocol):
     def _silence(self) -> None:
         self._check = None
         quiet = self._clock.seconds() - self._last
-        if self._paused or quiet < self._timeout:
-            self._watch(self._timeout if self._paused else self._timeout - quiet)
+        not_theirs = self._paused or (self._sender is not None and not self._sender.blocked)
+        if not_theirs or quiet < self._timeout:
+            self._watch(self._timeout if not_theirs else self._timeout - quiet)
             return
         what = "did not answer" if self._answer is not None else "sent nothing more"
+        if self._sender is not None:
+            what = "took nothing more"
         self._fail(UpstreamFailed(f"{self._name} {what} for {self._timeout:g} s", status=504))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -369,8 +304,14 @@ class Http1Connection(Protocol):
             )
         )
 
+    def _stop_sending(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.stop()
+
     def _fail(self, error: UpstreamFailed) -> None:
         self._unwatch()
+        self._stop_sending()
         self.abandon()
         answer, self._answer = self._answer, None
         consumer, self._consumer = self._consumer, None

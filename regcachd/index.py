@@ -151,6 +151,13 @@ class Index:
         )
         return bool(found)
 
+    def unlink(self, repository: Repository, digest: Digest) -> None:
+        """Upstream has removed this digest from this repository."""
+        self._db.write(
+            "DELETE FROM links WHERE registry = ? AND repository = ? AND digest = ?",
+            (repository.registry, repository.name, str(digest)),
+        )
+
     # -- proofs: credentials, as keyed hashes, that upstream has accepted
 
     def proof(self, repository: Repository, credential: bytes) -> float | None:
@@ -317,4 +324,10 @@ class Index:
                 entry.media_type,
                 entry.checked,
             ),
+        )
+
+    def forget_tags(self, repository: Repository) -> None:
+        """Somebody has changed what this repository's tags name."""
+        self._db.write(
+            "DELETE FROM tags WHERE registry = ? AND repository = ?", (repository.registry, repository.name)
         )

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .errors import RegcachdError
-from .http1 import RawHeaders, Response, UpstreamFailed
+from .response import RawHeaders, Response, UpstreamFailed
 from .web import Request, raw_headers
 
 _HOP_BY_HOP = frozenset(

@@ -129,6 +129,7 @@ class RegistryKeys(RegistryDefaults):
     hosts: tuple[Authority, ...] = key([], list_of(authority))
     token_hosts: tuple[Authority, ...] | None = optional(list_of(authority))
     insecure: bool = key(False, flag)
+    allow_push: bool = key(False, flag)
     auth: str | None = optional(kind_name)
     share: bool = key(False, flag)
     realm_hosts: tuple[str, ...] = key([], list_of(realm_host))
@@ -148,9 +149,9 @@ class Registry:
 
     `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `token_hosts`
     are hosts beside it that hand out its tokens, and `realm` is the address where, if that is known; `ca` is a
-    file with further trusted certificates; `insecure` turns the check of upstream's certificate off. Times
-    are in seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known; `parent` is the proxy that it is
-    reached through. With `share`, every client may read what `auth` can.
+    file with further trusted certificates; `insecure` turns the check of upstream's certificate off; `allow_push`
+    lets clients write. Times are in seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known;
+    `parent` is the proxy that it is reached through. With `share`, every client may read what `auth` can.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Registry:
     realm: str | None
     ca: str | None
     insecure: bool
+    allow_push: bool
     timeout: float
     access_ttl: float
     connections: int
@@ -207,6 +209,7 @@ def make_registry(
         realm=known_realm(url),
         ca=keys.ca,
         insecure=keys.insecure,
+        allow_push=keys.allow_push,
         timeout=keys.timeout,
         access_ttl=keys.access_ttl,
         connections=keys.connections,

@@ -16,6 +16,7 @@ from .anonymity import Anonymity
 from .authentication import find_plugins, open_sessions
 from .blobs import Openings
 from .care import Care
+from .channel import WebFactory
 from .commons import Commons
 from .config import Config
 from .disk import DiskThreads
@@ -33,6 +34,7 @@ from .inheritance import FIRST_SOCKET, Inheritance, Secrets
 from .listening import adopt, bind
 from .pages import Pages
 from .pki import CA, PkiError, open_ca
+from .push import is_write
 from .recent import RecentManifests
 from .registry import CachedRegistry, Shared
 from .safekeeping import refuse_exposed
@@ -43,7 +45,7 @@ from .token_endpoints import at_token_host
 from .transport import use_direct_transport
 from .trouble import Trouble
 from .upstream import Upstream
-from .web import Request, WebFactory
+from .web import Request
 
 log = Logger()
 
@@ -164,7 +166,7 @@ class RegcacheService(Service):
             # where the module is not loaded, asking for it would only cost every handshake a little
             kernel=config.tls.kernel == "auto" and KERNEL_TLS.exists(),
         )
-        web = WebFactory(reactor, self._respond, config.limits.head_size)
+        web = WebFactory(reactor, self._respond, config.limits.head_size, is_write)
         self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule)
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,

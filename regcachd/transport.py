@@ -303,7 +303,27 @@ class DirectUnixServer(DirectMixin, unix.Server):  # type: ignore[misc]  # the s
 
 
 class DirectClient(DirectMixin, tcp.Client):  # type: ignore[misc]  # the socket changes its type
-    """A connection to an upstream."""
+    """A connection to an upstream.
+
+    A server that answers before it has read all of a request may close, and the kernel then refuses what is still being
+    sent, with the answer lying there to be read (RFC 9112 section 9.6). So a write that fails ends the writing only.
+    """
+
+    _unheard = False
+
+    def doWrite(self: Any) -> Any:
+        result = super().doWrite()
+        if result is not main.CONNECTION_LOST or self._handshake is not None:
+            return result
+        self._unheard = True
+        self.dataBuffer, self.offset = b"", 0
+        self._tempDataBuffer, self._tempDataLen = [], 0
+        self.stopWriting()
+        return None
+
+    def doRead(self: Any) -> Any:
+        result = super().doRead()
+        return main.CONNECTION_LOST if self._unheard and result is main.CONNECTION_DONE else result
 
 
 class DirectConnector(tcp.Connector):

@@ -8,6 +8,7 @@ Hosts that cannot be reached are not waited for, again and again: each has a cir
 """
 
 import random
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,14 @@ from .breaker import Admission, Breaker
 from .config import Limits, Registry
 from .dial import Dialer, authorization
 from .guard import Forbidden, Rule, anywhere, never_ours
-from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
+from .http1 import Http1Connection
 from .netloc import BadRedirect, Netloc, parse_url, resolve
 from .parent import Parent
 from .passage import NotConnected, unauthorized
+from .response import RawHeaders, Response, UpstreamFailed
 from .trust import Trust
 from .units import roughly
+from .upload import Upload
 
 __all__ = ["REDIRECTS", "BadRedirect", "Netloc", "Unreachable", "Upstream", "parse_url"]
 
@@ -38,8 +41,12 @@ WAIT = 10.0
 """Seconds after a failure for which a registry is taken to be out of reach by those who can do without it."""
 MOST_BREAKERS = 256
 """Hosts of which it is known how reachable they are; redirects can name any number."""
+SURELY_OPEN = 2.0
+"""Seconds for which no server closes an unused connection, as far as can be known. What must not be sent twice goes
+over one that has been used so lately, or over a new one."""
 
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
+_HAS_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
 class Unreachable(UpstreamFailed):
@@ -72,11 +79,11 @@ class Upstream:
         target: bytes,
         headers: RawHeaders,
         *,
-        body: bytes = b"",
+        body: bytes | Upload = b"",
         follow: bool = False,
         patient: bool = False,
     ) -> Response:
-        """Ask the registry; `target` is the path with query, `headers` without Host.
+        """Ask the registry; `target` is the path with query, `headers` without Host and what frames a body.
 
         With `follow`, redirects of GET and HEAD are followed; Authorization stays behind when scheme, host or port
         changes (RFC 9110 section 15.4, RFC 6454 section 4): another port may be another's, and plain HTTP everybody's.
@@ -131,7 +138,7 @@ class Upstream:
         method: bytes,
         target: bytes,
         headers: RawHeaders,
-        body: bytes,
+        body: bytes | Upload,
         *,
         patient: bool = False,
         rule: Rule | None = None,
@@ -185,24 +192,25 @@ class Upstream:
         method: bytes,
         target: bytes,
         headers: RawHeaders,
-        body: bytes,
+        body: bytes | Upload,
         rule: Rule | None,
     ) -> Response:
         parent = self._asked_for(netloc)
         headers = [(b"Host", netloc.authority.encode()), *headers]
-        if body or method == b"POST":  # RFC 9110 section 8.6
-            headers.append((b"Content-Length", b"%d" % len(body)))
+        headers += _framing(method, body)
         if parent is not None:  # absolute-form: RFC 9112 section 3.2.2
             target = f"http://{netloc.authority}".encode() + target
             if (value := authorization(parent)) is not None:
                 headers.append((b"Proxy-Authorization", value))
+        repeatable = method in (b"GET", b"HEAD")
+        take = self._take if repeatable else self._take_open
         while True:
-            kept = None if rule else self._take(netloc)
+            kept = None if rule else take(netloc)
             connection = kept or await self._connect(netloc, rule)
             try:
                 response = await connection.request(method, target, headers, body, self.registry.timeout)
             except UpstreamFailed as error:
-                if not (kept and error.unused and method in (b"GET", b"HEAD")):
+                if not (kept and error.unused and repeatable):
                     raise
             else:
                 if parent is not None and response.status == 407:
@@ -230,6 +238,20 @@ class Upstream:
             return None
         connection = idle.pop()
         self._expiry.pop(connection).cancel()
+        return connection
+
+    def _take_open(self, netloc: Netloc) -> Http1Connection | None:
+        """One that upstream has surely not closed: a request that is not repeatable can be lost in no other way."""
+        latest = self._idle.get(netloc, [])[-1:]
+        if (
+            not latest
+            or self._expiry[latest[0]].getTime() - self._reactor.seconds() < KEEP_IDLE - SURELY_OPEN
+        ):
+            return None
+        connection = self._take(netloc)
+        if connection is not None and _has_news(connection.transport):
+            connection.abandon()  # it is the end, or what nobody asked for
+            return None
         return connection
 
     def _put(self, netloc: Netloc, connection: Http1Connection) -> None:
@@ -279,3 +301,24 @@ class Upstream:
         self._dialer.close()
         for connection in list(self._connections):
             connection.abandon()
+
+
+def _framing(method: bytes, body: bytes | Upload) -> list[tuple[bytes, bytes]]:
+    """The headers that say how long a request's body is (RFC 9110 section 8.6), and whether it waits to be wanted."""
+    length = body.length if isinstance(body, Upload) else len(body)
+    if length is None:
+        headers = [(b"Transfer-Encoding", b"chunked")]
+    elif length or method in _HAS_BODY:
+        headers = [(b"Content-Length", b"%d" % length)]
+    else:
+        headers = []
+    if isinstance(body, Upload) and body.asks:
+        headers.append((b"Expect", b"100-continue"))
+    return headers
+
+
+def _has_news(transport: Any) -> bool:
+    """Is there something to read on this connection, its end perhaps?"""
+    poll = select.poll()
+    poll.register(transport.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,45 +1,46 @@
-"""HTTP towards clients: twisted.web's channel and request, fitted to the direct transport.
+"""One exchange with a client: twisted.web's request, fitted to the direct transport.
 
-A `Request` is one exchange. What answers it is an async function given to the `WebFactory`; whatever that
-raises becomes an answer here, so that no exception of one request harms another.
+What answers it is an async function given to the `channel.WebFactory`; whatever that raises becomes an answer here, so
+that no exception of one request harms another.
 """
 
 import json
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http_headers import Headers
-from zope.interface import implementer
 
 from .errors import RegcachdError
-from .farewell import PLAIN, take_leave
-from .http1 import UpstreamFailed
-from .transport import name_of
+from .response import UpstreamFailed
+from .upload import Upload
 
 if TYPE_CHECKING:
-    from .config import Registry
-    from .connect import Authority
+    from .channel import Channel
 
 log = Logger()
 
-_JSON = b"application/json"
+JSON = b"application/json"
 _REASONS = {421: b"Misdirected Request"}
 """Reason phrases that Twisted does not know."""
 
 MOST_BODY = 1024 * 1024
-"""Bytes of a request body: token requests are the largest that pass."""
+"""Bytes of a request body that is read before the request is answered: token requests are the largest."""
+
+MOST_UNREAD = 256 * 1024
+"""Bytes of an upload that nobody wants which are read so that the connection can be kept."""
 
 
 class Request(http.Request):
     """One request of a client."""
 
     channel: "Channel"
+    upload: Upload | None = None
+    """The body, of a request that is answered while it comes; then there is no `body`."""
     too_large = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -47,6 +48,9 @@ class Request(http.Request):
         self._gone_calls: list[Callable[[], None]] = []
 
     def handleContentChunk(self, data: bytes) -> None:
+        if self.upload is not None:
+            self.upload.feed(data)
+            return
         assert self.content is not None
         if self.content.tell() + len(data) > MOST_BODY:
             self.too_large = True
@@ -54,14 +58,25 @@ class Request(http.Request):
             self.content.write(data)
 
     def gotLength(self, length: int | None) -> None:
-        super().gotLength(0 if length is None or length > MOST_BODY else length)
+        is_kept = self.upload is None and length is not None and length <= MOST_BODY
+        super().gotLength(length if is_kept else 0)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Twisted's own, without the parsing of forms, which may be enormous and are never ours to read."""
+        """The end of the request. Twisted's own would parse forms, which may be enormous and are never ours to read."""
+        if self.upload is not None:
+            self.upload.end()
+            return
         assert self.content is not None
         self.content.seek(0)
+        self.process_if_spoken(version)
+
+    def named(self, command: bytes, path: bytes, version: bytes) -> None:
+        """What the request line says."""
         self.method, self.uri, self.clientproto = command, path, version
         self.path, _, self.query = path.partition(b"?")
+
+    def process_if_spoken(self, version: bytes) -> None:
+        """Answer, if the request is in a version of HTTP that is spoken here."""
         if version in (b"HTTP/1.1", b"HTTP/1.0"):
             self.process()
         else:  # Twisted before 25 lets any version through
@@ -103,8 +118,11 @@ class Request(http.Request):
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
-        for call in self._gone_calls:
-            call()
+        if self.upload is not None:
+            self.upload.lose()
+        if not self.finished:
+            for call in self._gone_calls:
+                call()
 
     # -- what came
 
@@ -130,11 +148,21 @@ class Request(http.Request):
         add = self.responseHeaders.addRawHeader
         for name, value in headers:
             add(name, value)
+        if self.upload is not None and not self._will_be_read(self.upload):
+            self.channel.persistent = False
+            self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         if not self.responseHeaders.hasHeader(b"Date"):
             add(b"Date", http.datetimeToString())
         if length is not None:
             self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % length])
         self.write(b"")
+
+    @staticmethod
+    def _will_be_read(upload: Upload) -> bool:
+        """Has an upload come, or is it known to be short? Who waits to be told to send it may send it, or not."""
+        if upload.complete:
+            return True
+        return upload.length is not None and upload.length <= MOST_UNREAD and not upload.asks
 
     def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
         """Send a whole response; its body is left out for HEAD."""
@@ -149,7 +177,7 @@ class Request(http.Request):
         self, status: int, code: str, message: str, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
         """Send an error as the OCI distribution spec says ("Error codes")."""
-        self.answer(status, [(b"Content-Type", _JSON), *headers], _error_body(code, message))
+        self.answer(status, [(b"Content-Type", JSON), *headers], error_body(code, message))
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send a part of a file as (the next part of) the body. Raises FileUnreadable or why the client left."""
@@ -168,124 +196,7 @@ class Request(http.Request):
             self.channel.transport.abortConnection()
 
 
-@implementer(IHalfCloseableProtocol)
-class Channel(http.HTTPChannel):
-    """One client connection speaking HTTP. `registry` is what an intercepted connection is for, `authority` what the
-    client calls it."""
-
-    requestFactory = Request
-    factory: "WebFactory"
-    transport: Any
-    registry: "Registry | None" = None
-    authority: "Authority | None" = None
-    head_since: float | None = None
-    """When the head that is being read began (reactor seconds)."""
-    quiet_since = 0.0
-    """Since when the connection is idle, while no request is under way."""
-    _heard_all = False
-    _refused = False
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.quiet_since = self.factory.clock.seconds()
-
-    @property
-    def busy(self) -> bool:
-        """Is a response under way?"""
-        return bool(self._handlingRequest)
-
-    def dataReceived(self, data: bytes) -> None:
-        if self.head_since is None and not self._handlingRequest:
-            self.head_since = self.factory.clock.seconds()
-        super().dataReceived(data)
-        self._close_if_done()
-
-    def allContentReceived(self) -> None:
-        self.head_since = None
-        super().allContentReceived()
-
-    def requestDone(self, request: Request) -> None:
-        self.quiet_since = self.factory.clock.seconds()
-        super().requestDone(request)
-        self._close_if_done()
-
-    def _close_if_done(self) -> None:
-        """After the client's last request has been answered."""
-        if self._heard_all and not (self.busy or self._busyReceiving):
-            self.loseConnection()
-
-    def refuse(self, status: int, message: str) -> None:
-        """Answer a request that cannot be read, and close: where the next one begins cannot be told."""
-        if self._refused:
-            return
-        self._refused = True
-        self.lineReceived = self.rawDataReceived = _ignore  # type: ignore[method-assign]
-        self.transport.unregisterProducer()
-        peer = name_of(self.transport.getPeer())
-        log.info("refused {peer}: {status} {why}", peer=peer, status=status, why=message)
-        body, kind = message.encode() + b"\n", PLAIN
-        if self.registry is not None:
-            body, kind = _error_body("UNSUPPORTED", message), _JSON
-        take_leave(self.transport, self.factory.clock, status, body, kind)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self.refuse(431, f"the request's head has more than {self.totalHeadersSize} bytes")
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        if self._receivedHeaderSize > self.totalHeadersSize:
-            self.lineLengthExceeded(b"")
-        elif self._receivedHeaderCount > self.maxHeaders:
-            self.refuse(431, f"the request has more than {self.maxHeaders} headers")
-        else:
-            self.refuse(400, "this is not an HTTP/1.1 request")
-
-    def readConnectionLost(self) -> None:
-        """The client will send nothing more, but may be reading (RFC 9293 section 3.6): finish what is under way."""
-        self._heard_all = True
-        self._close_if_done()
-
-    def writeConnectionLost(self) -> None:
-        self.transport.loseConnection()
-
-
-Respond = Callable[[Request], Coroutine[Any, Any, None]]
-
-
-class WebFactory(http.HTTPFactory):
-    """Makes channels whose requests are answered by `respond`.
-
-    Idle times are watched by the front door for all connections together, so Twisted's timer per connection is off.
-    """
-
-    def __init__(self, clock: Any, respond: Respond, head_size: int) -> None:
-        super().__init__(reactor=clock)
-        self.clock = clock
-        self.respond = respond
-        self._head_size = head_size
-
-    def buildProtocol(self, addr: Any) -> Any:
-        channel = Channel()
-        channel.factory = self
-        channel.callLater = self.clock.callLater  # type: ignore[method-assign]
-        channel.timeOut = None
-        channel.totalHeadersSize = channel.MAX_LENGTH = self._head_size
-        return channel
-
-    def startFactory(self) -> None:
-        """No access log file here."""
-
-    def stopFactory(self) -> None:
-        """Nothing was started."""
-
-    def log(self, request: Any) -> None:
-        """No access log line here."""
-
-
-def _ignore(data: bytes) -> None:
-    """What comes after the end."""
-
-
-def _error_body(code: str, message: str) -> bytes:
+def error_body(code: str, message: str) -> bytes:
     """An error as the OCI distribution spec has it ("Error codes")."""
     return json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode() + b"\n"
 

@@ -14,7 +14,8 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from regcachd.http1 import HEAD_LIMIT, MOST_DISCARDED, Http1Connection, Response, UpstreamFailed
+from regcachd.http1 import HEAD_LIMIT, Http1Connection
+from regcachd.response import MOST_DISCARDED, Response, UpstreamFailed
 
 TIMEOUT = 60.0
 

@@ -15,9 +15,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.threads import deferToThread
 
+from regcachd.channel import WebFactory
 from regcachd.http1 import UpstreamFailed
 from regcachd.sending import FileUnreadable
-from regcachd.web import MOST_BODY, Request, WebFactory
+from regcachd.web import MOST_BODY, Request
 from tests.conftest import FlushErrors
 from tests.wire import Hand, Identity, Place, Talk, dial, read_to_end
 from tests.world import NAME, Reply, until

@@ -1,0 +1,80 @@
+"""Pushes: what changes a registry, passed on as it comes where the registry's `allow_push` says so.
+
+The client's own credential goes with it and upstream judges; nothing is repeated, and what upstream answers, Location
+headers of upload sessions included, goes back as it came: they lead to the registry's host, which is intercepted again.
+"""
+
+from typing import Final
+
+from attrs import define
+
+from .http1 import RawHeaders
+from .reference import Digest
+from .registry import CachedRegistry
+from .relay import BYPASS, VIA, stream, upward
+from .routes import Blob, Manifest, in_api, route
+from .web import Request
+
+READING: Final = (b"GET", b"HEAD")
+WRITING: Final = (b"POST", b"PUT", b"PATCH", b"DELETE")
+_PROTO: Final = b"x-forwarded-proto"
+
+
+def is_write(request: Request) -> bool:
+    """Might this change something in a registry? All but reading, and asking for a token by POST."""
+    return request.method not in READING and (in_api(request.path) or request.method != b"POST")
+
+
+@define(eq=False)
+class Pushes:
+    """What one registry's clients write."""
+
+    _registry: CachedRegistry
+
+    async def answer(self, request: Request) -> None:
+        """Pass a write on, or the question how far an upload is."""
+        settings = self._registry.settings
+        if is_write(request) and not (settings.allow_push and _is_plain(request)):
+            self._refuse(request)
+            return
+        status: int | None = None
+        try:
+            response = await self._registry.upstream.request(
+                request.method, request.uri, self._headers(request), body=request.upload or request.body()
+            )
+            status = response.status
+        finally:
+            self._note(request, status)
+        await stream(request, response, (BYPASS,))
+
+    def _refuse(self, request: Request) -> None:
+        name = self._registry.settings.name
+        message = f"regcachd is read-only for {name}: {request.method.decode('latin-1')} is not passed on"
+        if not self._registry.settings.allow_push:
+            message += " (the administrator can set allow_push for this registry)"
+        request.answer_error(405, "UNSUPPORTED", message, [(b"Allow", b"GET, HEAD"), VIA])
+
+    def _headers(self, request: Request) -> RawHeaders:
+        """The client's. A registry without TLS is told that the client has some: it makes absolute Locations."""
+        headers = upward(request)
+        if self._registry.settings.upstream.startswith("http://"):
+            return [*(h for h in headers if h[0].lower() != _PROTO), (b"X-Forwarded-Proto", b"https")]
+        return headers
+
+    def _note(self, request: Request, status: int | None) -> None:
+        """Forget what a write may have changed. Without a status nobody knows whether it did."""
+        if request.method in READING or (status is not None and status >= 300):
+            return
+        registry, index = self._registry, self._registry.shared.index
+        match route(request.path):
+            case Manifest(name, target) if request.method in (b"PUT", b"DELETE"):
+                index.forget_tags(registry.repository(name))
+                if request.method == b"DELETE" and isinstance(target, Digest):
+                    index.unlink(registry.repository(name), target)
+            case Blob(name, digest) if request.method == b"DELETE":
+                index.unlink(registry.repository(name), digest)
+
+
+def _is_plain(request: Request) -> bool:
+    """Does the request name the API in the way that all servers read alike?"""
+    return request.method in WRITING and request.path.startswith(b"/v2/")
