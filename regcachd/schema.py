@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from regcachd.connect import Authority
 from regcachd.known import KNOWN, BlobProbe, blob_probe
+from regcachd.secret import Secret, secret
 from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_reserve, parse_size
 from regcachd.values import (
     Network,
@@ -176,7 +177,8 @@ def _read_only(registries: Mapping[str, Registry]) -> Mapping[str, Registry]:
 class Config:
     """All of it. `authorities` says which registry a CONNECT is for, by name.
 
-    `workers` is None for as many as the machine has processors.
+    `workers` is None for as many as the machine has processors; `proxy_users` is where those are named who may use the
+    proxy, None for everybody.
     """
 
     listen: tuple[str, ...] = key(["dual:3128"], list_of(listener, empty=False))
@@ -184,6 +186,7 @@ class Config:
     state: str = key("/var/lib/regcachd", text)
     clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
     admin: str = key("/run/regcachd/admin.sock", text)
+    proxy_users: Secret | None = optional(secret)  # noqa: RUF009 - a field, not a shared default
     store: StoreConfig = StoreConfig()
     ca: CAFiles | None = None
     tls: TLSConfig = TLSConfig()

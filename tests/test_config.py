@@ -27,6 +27,7 @@ from regcachd.config import (
 from regcachd.connect import Authority
 from regcachd.known import KNOWN
 from regcachd.schema import REGISTRY_TABLE, SCHEMA, RegistryKeys
+from regcachd.secret import Secret
 from regcachd.values import keys_of
 
 SAMPLE = Path(__file__).parent.parent / "etc" / "regcachd.toml"
@@ -85,6 +86,7 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             ),
             ca=None,
             insecure=False,
+            allow_push=False,
             timeout=60.0,
             access_ttl=300.0,
             connections=4,
@@ -102,6 +104,7 @@ def test_every_key_is_read() -> None:
         workers = 3
         state = "var/state"
         clients = ["10.0.0.0/8", "2001:db8::/32", "192.168.1.7"]
+        proxy_users = "credential:users"
         [store]
         path = "var/cache"
         max_size = "500GiB"
@@ -126,6 +129,7 @@ def test_every_key_is_read() -> None:
         [registries."registry.site.example:5443"]
         hosts = ["registry.site.example", "old.site.example:5000"]
         insecure = true
+        allow_push = true
         access_ttl = 0
         connections = 1
         retries = 3
@@ -136,6 +140,7 @@ def test_every_key_is_read() -> None:
     assert config.workers == 3
     assert config.state == "var/state"
     assert config.clients == tuple(map(ip_network, ("10.0.0.0/8", "2001:db8::/32", "192.168.1.7/32")))
+    assert config.proxy_users == Secret("credential:users")
     assert config.store == StoreConfig(path="var/cache", max_size=Size(bytes=500 * 1024**3))
     assert config.ca == CAFiles(certificate="ca.crt", key="ca.key")
     assert config.tunnel.hosts == ("example.com", "*.example.org", "10.0.0.9", "2001:db8::1")
@@ -154,6 +159,7 @@ def test_every_key_is_read() -> None:
         ),
         ca="site.pem",
         insecure=True,
+        allow_push=True,
         timeout=90.0,
         access_ttl=0.0,
         connections=1,
