@@ -126,8 +126,8 @@ class Head:
     method: bytes
     target: bytes
     version: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
-    raw: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)  # passwords may be among them
+    raw: bytes = field(repr=False)
 
     def header(self, name: bytes) -> bytes | None:
         """The value of the first field called ``name``, in any case."""

@@ -4,6 +4,7 @@ A socket that is closed while the client is still sending is reset by the kernel
 So the connection is closed for writing only, and what the client still sends is thrown away (RFC 9112 section 9.6).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -19,7 +20,7 @@ UPLOAD_LINGER = 30.0
 
 PLAIN = b"text/plain; charset=utf-8"
 
-_HEAD = b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+_HEAD = b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n"
 
 
 @implementer(IHalfCloseableProtocol)
@@ -55,11 +56,25 @@ class Farewell(Protocol):
             self._end.cancel()
 
 
-def take_leave(transport: Any, clock: Any, status: int, body: bytes, content_type: bytes = PLAIN) -> None:
+def take_leave(
+    transport: Any,
+    clock: Any,
+    status: int,
+    body: bytes,
+    content_type: bytes = PLAIN,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+) -> None:
     """Answer with `status` and `body`, and close. What the protocol of `transport` was hears nothing any more."""
-    reason = RESPONSES.get(status, b"Refused")
-    transport.write(_HEAD % (status, reason, content_type, len(body)) + body)
+    transport.write(plain_answer(status, body, content_type, [*headers, (b"Connection", b"close")]))
     linger(transport, clock, LINGER)
+
+
+def plain_answer(
+    status: int, body: bytes, content_type: bytes, headers: Iterable[tuple[bytes, bytes]]
+) -> bytes:
+    """A whole response."""
+    head = _HEAD % (status, RESPONSES.get(status, b"Refused"), content_type, len(body))
+    return head + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body
 
 
 def linger(transport: Any, clock: Any, patience: float) -> None:

@@ -3,13 +3,14 @@
     CONNECT registry  -> 200, TLS under the registry's name, HTTP inside        intercept
     CONNECT other     -> 200, bytes as they are                                 tunnel
     CONNECT forbidden -> an answer that says why                                refuse
+    CONNECT of nobody -> 407, where users are to say who they are, and the next head
     anything else     -> HTTP for the daemon's own pages
 
 The first head is taken from the kernel byte-exactly, so that what follows it (a ClientHello, tunnelled bytes) can be
 read by whom it is for.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from OpenSSL import SSL
@@ -20,10 +21,11 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .admission import CHALLENGE, NotAdmitted, ProxyUsers
 from .channel import Channel, WebFactory
 from .config import Config, Registry
 from .connect import Authority, Head, HeadError, HeadParser
-from .farewell import take_leave
+from .farewell import PLAIN, plain_answer, take_leave
 from .guard import Forbidden, Rule, never_ours
 from .intercept import Intercept, Refuse, admitted, decide
 from .pki import PkiError
@@ -36,6 +38,8 @@ log = Logger()
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 SWEEP = 5.0
 """Seconds between looks at idle and stalled connections: how late a limit may be noticed."""
+MOST_CHALLENGES = 5
+"""Times that a client is asked for its password on one connection. One is what those need that say it when asked."""
 
 
 class FirstHead(Protocol):
@@ -52,6 +56,7 @@ class FirstHead(Protocol):
         self._door = door
         self._parser = HeadParser(door.config.limits.head_size)
         self._error: HeadError | None = None
+        self._challenges = 0
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
@@ -97,13 +102,44 @@ class FirstHead(Protocol):
             except HeadError as error:
                 self.refuse(error.status, str(error))
                 return
-            decision = decide(authority, door.config.authorities, door.config.tunnel)
-            if isinstance(decision, Intercept):
-                self._run(self._intercept(authority, door.config.registries[decision.registry]))
-            elif isinstance(decision, Refuse):
-                self.refuse(decision.status, decision.reason)
+            if door.users is None or door.users.knows(head.header(b"proxy-authorization")):
+                self._connect(authority)
             else:
-                self._run(self._tunnel(authority))
+                self._run(self._ask(door.users, head, authority))
+
+    async def _ask(self, users: ProxyUsers, head: Head, authority: Authority) -> None:
+        """Connect, if the client is one of the users; what it sends meanwhile stays in the kernel."""
+        self.transport.pauseProducing()
+        self.connecting = True
+        address = getattr(self.transport.getPeer(), "host", "")
+        refusal = await users.refusal(head.header(b"proxy-authorization"), address)
+        self.connecting = False
+        if refusal is None:
+            if self.transport.connected:
+                self._connect(authority)
+        elif refusal.status == 407 and head.version == b"HTTP/1.1" and self._challenges < MOST_CHALLENGES:
+            self._challenge(refusal)
+        else:
+            self.refuse(refusal.status, refusal.reason, [CHALLENGE] if refusal.status == 407 else [])
+
+    def _challenge(self, refusal: NotAdmitted) -> None:
+        """Say what is missing, and take the next head: there are clients that say their password when asked for it."""
+        self._challenges += 1
+        body = refusal.reason.encode() + b"\n"
+        self.transport.write(plain_answer(407, body, PLAIN, [CHALLENGE]))
+        self._parser = HeadParser(self._door.config.limits.head_size)
+        self.transport.read_head(self)
+        self.transport.resumeProducing()
+
+    def _connect(self, authority: Authority) -> None:
+        door = self._door
+        decision = decide(authority, door.config.authorities, door.config.tunnel)
+        if isinstance(decision, Intercept):
+            self._run(self._intercept(authority, door.config.registries[decision.registry]))
+        elif isinstance(decision, Refuse):
+            self.refuse(decision.status, decision.reason)
+        else:
+            self._run(self._tunnel(authority))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         Deferred.fromCoroutine(work).addErrback(self._failed)
@@ -169,7 +205,7 @@ class FirstHead(Protocol):
         if early:
             protocol.dataReceived(early)
 
-    def refuse(self, status: int, reason: str) -> None:
+    def refuse(self, status: int, reason: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Answer and close."""
         if not self.transport.connected:
             return
@@ -180,11 +216,14 @@ class FirstHead(Protocol):
             status=status,
             why=reason,
         )
-        take_leave(self.transport, self._door.reactor, status, reason.encode() + b"\n")
+        body = reason.encode() + b"\n"
+        take_leave(self.transport, self._door.reactor, status, body, headers=headers)
 
 
 class FrontDoor(Factory):
-    """Takes every connection. `context_for` gives the TLS context for a CONNECT to a host."""
+    """Takes every connection. `context_for` gives the TLS context for a CONNECT to a host; `users` are those who may
+    CONNECT, None is everybody.
+    """
 
     noisy = False
 
@@ -195,7 +234,9 @@ class FrontDoor(Factory):
         web: WebFactory,
         context_for: Callable[[str], SSL.Context],
         tunnel_rule: Rule = never_ours,
+        users: ProxyUsers | None = None,
     ) -> None:
+        self.users = users
         self.reactor = reactor
         self.config = config
         self.web = web

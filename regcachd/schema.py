@@ -238,7 +238,8 @@ class Config:
     """All of it. `authorities` says which registry a CONNECT is for, by name: of several registries with one token
     host the first, unless the host is itself a registry.
 
-    `workers` is None for as many as the machine has processors.
+    `workers` is None for as many as the machine has processors; `proxy_users` is where those are named who may use the
+    proxy, None for everybody.
     """
 
     listen: tuple[str, ...] = key(["dual:3128"], list_of(listener, empty=False))
@@ -247,6 +248,7 @@ class Config:
     clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
     admin: str = key("/run/regcachd/admin.sock", text)
     exposed_secrets: str = key("warn", one_of("warn", "refuse"))
+    proxy_users: Secret | None = optional(secret)  # noqa: RUF009 - a field, not a shared default
     store: StoreConfig = StoreConfig()
     ca: CAFiles | None = None
     tls: TLSConfig = TLSConfig()

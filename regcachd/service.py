@@ -12,6 +12,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from . import kernel_tls
+from .admission import CHECKERS, LOOK, ProxyUsers, read_users
 from .anonymity import Anonymity
 from .authentication import find_plugins, open_sessions
 from .blobs import Openings
@@ -29,6 +30,7 @@ from .frontdoor import FrontDoor
 from .greeting import greet
 from .growing import Growing
 from .guard import Rule, never_ours
+from .htpasswd import BadUsers
 from .index import TICK, Index
 from .inheritance import FIRST_SOCKET, Inheritance, Secrets
 from .listening import adopt, bind
@@ -78,9 +80,11 @@ def open_configured_ca(config: Config) -> CA:
 def prepare(config: Config) -> CA:
     """Once in the life of a daemon, before it serves: make what is not there yet, so that no two workers do.
 
-    Raises PkiError, StoreUnusable and SecretsExposed.
+    Raises PkiError, StoreUnusable, SecretsExposed and BadUsers.
     """
     refuse_exposed(config)
+    if config.proxy_users is not None:
+        read_users(config.proxy_users)
     ca = open_configured_ca(config)
     Store(Path(config.store.path)).prepare()
     return ca
@@ -157,7 +161,9 @@ class RegcacheService(Service):
             )
             for name, upstream in self._upstreams.items()
         }
-        self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble, store)
+        self._checkers = DiskThreads(reactor, "regcachd-check", CHECKERS)
+        self._users = self._proxy_users()
+        self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble, store, self._users)
         self._contexts = LeafContexts(
             self.ca,
             utc_now,
@@ -167,7 +173,7 @@ class RegcacheService(Service):
             kernel=config.tls.kernel == "auto" and KERNEL_TLS.exists(),
         )
         web = WebFactory(reactor, self._respond, config.limits.head_size, is_write)
-        self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule)
+        self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule, self._users)
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
             LoopingCall(lambda: self._writers.run(self._index.forget_proofs, self._proofs_end())): CHECKPOINT,
@@ -175,11 +181,30 @@ class RegcacheService(Service):
             LoopingCall(self._renew_ca): RENEWAL,
             LoopingCall(self.eviction.wake): EVICTION,
         }
+        if self._users is not None:
+            self._chores[LoopingCall(self._look_at_users, self._users)] = LOOK
         if self.care is None:
             self._chores[LoopingCall(self._index.tick)] = TICK
         self.ports: list[Any] = []
 
     # -- parts
+
+    def _proxy_users(self) -> ProxyUsers | None:
+        """Who may use the proxy; None for everybody. Raises BadUsers."""
+        if self.config.proxy_users is None:
+            return None
+        users = ProxyUsers(self.config.proxy_users, self._checkers.run, self._reactor.seconds)
+        try:
+            users.load()
+        except BadUsers as error:
+            if self._inheritance is None:
+                raise
+            log.error("nobody is let through until this is mended: {why}", why=error)  # a worker born later
+        return users
+
+    @staticmethod
+    def _look_at_users(users: ProxyUsers) -> "Deferred[None]":
+        return Deferred.fromCoroutine(users.look())
 
     def _renew_ca(self) -> None:
         """The issuing certificate lives a year; a daemon may run longer."""
@@ -291,6 +316,7 @@ class RegcacheService(Service):
             await deferLater(self._reactor, 0, lambda: None)
         self._readers.stop()
         self._writers.stop()
+        self._checkers.stop()
         self._index.close()
         if self.care is not None:
             self.care.release()

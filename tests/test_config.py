@@ -28,6 +28,7 @@ from regcachd.config import (
 from regcachd.connect import Authority
 from regcachd.known import KNOWN
 from regcachd.schema import REGISTRY_TABLE, SCHEMA, RegistryKeys
+from regcachd.secret import Secret
 from regcachd.values import keys_of
 
 SAMPLE = Path(__file__).parent.parent / "etc" / "regcachd.toml"
@@ -89,6 +90,7 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             realm="https://auth.docker.io/token",
             ca=None,
             insecure=False,
+            allow_push=False,
             timeout=60.0,
             access_ttl=300.0,
             connections=4,
@@ -110,6 +112,7 @@ def test_every_key_is_read() -> None:
         workers = 3
         state = "var/state"
         clients = ["10.0.0.0/8", "2001:db8::/32", "192.168.1.7"]
+        proxy_users = "credential:users"
         [store]
         path = "var/cache"
         max_size = "500GiB"
@@ -135,6 +138,7 @@ def test_every_key_is_read() -> None:
         hosts = ["registry.site.example", "old.site.example:5000"]
         token_hosts = ["Auth.site.example:8443", "old.site.example:5000"]
         insecure = true
+        allow_push = true
         access_ttl = 0
         connections = 1
         retries = 3
@@ -146,6 +150,7 @@ def test_every_key_is_read() -> None:
     assert config.workers == 3
     assert config.state == "var/state"
     assert config.clients == tuple(map(ip_network, ("10.0.0.0/8", "2001:db8::/32", "192.168.1.7/32")))
+    assert config.proxy_users == Secret("credential:users")
     assert config.store == StoreConfig(path="var/cache", max_size=Size(bytes=500 * 1024**3))
     assert config.ca == CAFiles(certificate="ca.crt", key="ca.key")
     assert config.tunnel.hosts == ("example.com", "*.example.org", "10.0.0.9", "2001:db8::1")
@@ -166,6 +171,7 @@ def test_every_key_is_read() -> None:
         realm=None,
         ca="site.pem",
         insecure=True,
+        allow_push=True,
         timeout=90.0,
         access_ttl=0.0,
         connections=1,
