@@ -3,19 +3,17 @@
 from attrs import define, field, frozen
 from twisted.logger import Logger
 
+from .delivery import Delivery, check_empty, describe
 from .evidence import Credential
 from .fill import Source, begins_at
 from .fills import Followed, NotGiven, Started, Stored
-from .freshness import matches
-from .growing import FillFailed, Growing, StoreFailed
+from .growing import FillFailed
 from .http1 import RawHeaders, Response, UpstreamFailed
-from .passing import bring_part, go_on_without_store, pass_whole
-from .ranges import Part, Unsatisfiable, content_range, decide_range, unsatisfied_range
+from .passing import pass_whole
 from .reference import Digest, Repository
 from .registry import CachedRegistry, target_of
-from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, downward, stream
+from .relay import HIT, Answer, TooLarge, asking, cache_status, capture, downward, stream
 from .singleflight import SingleFlight
-from .store import OpenBlob
 from .upstream import Upstream
 from .web import Request
 
@@ -24,12 +22,9 @@ log = Logger()
 MISS = cache_status("fwd=uri-miss; stored")
 COLLAPSED = cache_status("fwd=uri-miss; collapsed")
 UNSTORED = cache_status("fwd=uri-miss")
-AHEAD = cache_status("fwd=partial")
 
 MOST_ERROR = 64 * 1024
 """Bytes of an error body of upstream that are passed on."""
-FAR = 64 * 1024 * 1024
-"""A range that begins so many bytes beyond what a fill has is fetched by itself."""
 
 
 @define
@@ -106,7 +101,7 @@ class Blobs:
                 digest, lambda: self._open(request, repository, digest, source)
             )
             if isinstance(opening, Started) and mine and not request.gone:
-                await self._send(request, digest, source, opening.growing, MISS)
+                await self._delivery(request, digest, source).send(opening.growing, MISS)
                 return
             if isinstance(opening, _Unstored):
                 await self._pass(request, repository, digest, source)
@@ -121,6 +116,9 @@ class Blobs:
     def _source(self, request: Request, repository: Repository, digest: Digest) -> UpstreamSource:
         headers = [h for h in asking(request) if h[0].lower() != b"accept"]
         return UpstreamSource(self._registry.upstream, target_of("blobs", repository, digest), headers)
+
+    def _delivery(self, request: Request, digest: Digest, source: Source) -> Delivery:
+        return Delivery(self._registry.shared, request, digest, source)
 
     # -- what we have
 
@@ -143,7 +141,7 @@ class Blobs:
             return True
         if blob is not None:
             try:
-                await self._send(request, digest, source, blob, HIT)
+                await self._delivery(request, digest, source).send(blob, HIT)
             finally:
                 blob.close()
             return True
@@ -151,7 +149,7 @@ class Blobs:
         if growing is None:
             return False
         self._registry.shared.fills.offer(digest, source)
-        await self._send(request, digest, source, growing, COLLAPSED)
+        await self._delivery(request, digest, source).send(growing, COLLAPSED)
         return True
 
     # -- from upstream
@@ -202,8 +200,8 @@ class Blobs:
         if response.status != 200 or begins_at(response) is None:
             await stream(request, response, (UNSTORED,))
             return
-        _check_empty(digest, response.length)
-        request.begin(200, [*_describe(digest), UNSTORED], response.length)
+        check_empty(digest, response.length)
+        request.begin(200, [*describe(digest), UNSTORED], response.length)
         try:
             await pass_whole(request, response, digest, digest.hasher(), 0, 0)
         except FillFailed as error:
@@ -212,105 +210,6 @@ class Blobs:
             return
         if not request.gone:
             request.finish()
-
-    # -- to the client
-
-    async def _send(
-        self,
-        request: Request,
-        digest: Digest,
-        source: Source,
-        file: OpenBlob | Growing,
-        status: tuple[bytes, bytes],
-    ) -> None:
-        _check_empty(digest, file.size)
-        etag = f'"{digest}"'
-        headers = [*_describe(digest), status]
-        if matches(request.header("if-none-match"), etag):
-            request.begin(304, headers, None)
-            request.finish()
-            return
-        start, stop, code = 0, file.size, 200
-        if file.size is not None:
-            headers.append((b"Accept-Ranges", b"bytes"))
-            # for HEAD a Range means nothing (RFC 9110 section 14.2)
-            wanted = request.header("range") if request.method == b"GET" else None
-            part = decide_range(wanted, file.size, request.header("if-range"), etag)
-            if isinstance(part, Unsatisfiable):
-                unsatisfied = (b"Content-Range", unsatisfied_range(file.size).encode())
-                request.answer_error(
-                    416, "RANGE_INVALID", f"the blob has {file.size} bytes", [VIA, unsatisfied]
-                )
-                return
-            if isinstance(part, Part):
-                start, stop, code = part.start, part.stop, 206
-                if isinstance(file, Growing) and start > file.watermark + FAR:
-                    await stream(request, await source.open(start, stop), (AHEAD,))
-                    return
-                headers.append((b"Content-Range", content_range(part, file.size).encode()))
-        request.begin(code, headers, None if stop is None else stop - start)
-        if request.method != b"HEAD":
-            if isinstance(file, OpenBlob):
-                assert stop is not None
-                await request.send_file(file.fd, start, stop - start)
-            else:
-                if not await self._follow(request, digest, source, file, start, stop):
-                    return
-        if isinstance(file, OpenBlob):
-            self._registry.shared.index.used(digest, self._registry.shared.now())
-        if not request.gone:
-            request.finish()
-
-    async def _follow(
-        self, request: Request, digest: Digest, source: Source, growing: Growing, start: int, stop: int | None
-    ) -> bool:
-        """Send a growing file, from `start` to `stop` or to its end; False when the response had to be cut."""
-        reader = growing.reader(start)
-        request.when_gone(reader.stop_waiting)
-        try:
-            while stop is None or reader.position < stop or not stop:
-                edge = await reader.edge()
-                if stop is not None:
-                    edge = min(edge, stop)
-                if edge <= reader.position:
-                    break  # verified, and nothing more comes
-                await request.send_file(reader.fd, reader.position, edge - reader.position)
-                reader.position = edge
-        except FillFailed as error:
-            if isinstance(error, StoreFailed) and not request.gone:
-                shared = self._registry.shared
-                shared.trouble.report(error)
-                if start == 0 and stop == growing.total:
-                    await go_on_without_store(
-                        request, source, digest, reader.fd, reader.position, shared.in_thread
-                    )
-                else:
-                    await bring_part(request, source, reader.position, stop)
-            else:
-                log.info("response cut short: {why}", why=error)
-                request.cut()
-                return False
-        finally:
-            reader.close()
-        return True
-
-
-def _check_empty(digest: Digest, size: int | None) -> None:
-    """A response without a body is complete with its head: nothing could be held back until the digest is right."""
-    if size == 0 and Digest.of(b"", digest.algorithm) != digest:
-        raise UpstreamFailed(f"upstream sent nothing for {digest}")
-
-
-def _describe(digest: Digest) -> list[tuple[bytes, bytes]]:
-    named = str(digest).encode()
-    return [
-        (b"Content-Type", b"application/octet-stream"),
-        (b"Docker-Content-Digest", named),
-        (b"ETag", b'"' + named + b'"'),
-        (b"Docker-Distribution-Api-Version", b"registry/2.0"),
-        (b"Cache-Control", b"max-age=31536000"),
-        VIA,
-    ]
 
 
 async def _captured(response: Response) -> Answer:
