@@ -3,18 +3,18 @@
 from attrs import define, field, frozen
 from twisted.logger import Logger
 
+from .access import Word
 from .delivery import Delivery, check_empty, describe
-from .evidence import Credential
-from .fill import Source, begins_at
+from .fill import begins_at
 from .fills import Followed, NotGiven, Started, Stored
 from .growing import FillFailed
-from .http1 import RawHeaders, Response, UpstreamFailed
+from .http1 import Response
 from .passing import pass_whole
 from .reference import Digest, Repository
-from .registry import CachedRegistry, target_of
-from .relay import HIT, Answer, TooLarge, asking, cache_status, capture, downward, stream
+from .registry import CachedRegistry, Question, captured
+from .relay import HIT, STALE, Answer, cache_status, stream
+from .requester import Requester
 from .singleflight import SingleFlight
-from .upstream import Upstream
 from .web import Request
 
 log = Logger()
@@ -23,30 +23,27 @@ MISS = cache_status("fwd=uri-miss; stored")
 COLLAPSED = cache_status("fwd=uri-miss; collapsed")
 UNSTORED = cache_status("fwd=uri-miss")
 
-MOST_ERROR = 64 * 1024
-"""Bytes of an error body of upstream that are passed on."""
-
 
 @define
 class UpstreamSource:
-    """A blob at its registry, asked for with one client's credential (fill.Source).
+    """A blob at its registry, asked for by one requester (fill.Source).
 
     Whatever happened before, it is the registry that is asked, never an address it once redirected to: those expire.
     """
 
-    upstream: Upstream = field(eq=False)
-    target: bytes
-    headers: RawHeaders
+    requester: Requester
+    repository: Repository
+    digest: Digest
     _etag: bytes | None = field(default=None, init=False, eq=False)
 
     async def open(self, start: int, stop: int | None) -> Response:
         """The bytes from `start`, to the end or before `stop`."""
-        headers = list(self.headers)
+        extra: list[tuple[bytes, bytes]] = []
         if start or stop is not None:
-            headers.append((b"Range", b"bytes=%d-" % start + (b"" if stop is None else b"%d" % (stop - 1))))
+            extra.append((b"Range", b"bytes=%d-" % start + (b"" if stop is None else b"%d" % (stop - 1))))
             if self._etag is not None:
-                headers.append((b"If-Range", self._etag))
-        response = await self.upstream.request(b"GET", self.target, headers, follow=True)
+                extra.append((b"If-Range", self._etag))
+        response = await self.requester.ask(b"GET", "blobs", self.repository, self.digest, extra)
         if response.status == 200:
             etag = response.header(b"etag")
             self._etag = (
@@ -57,10 +54,10 @@ class UpstreamSource:
 
 @frozen
 class _Refused:
-    """Upstream answered the one who asked, with these credentials, with something other than the blob."""
+    """Upstream answered the one who asked with something other than the blob."""
 
     repository: Repository
-    credential: Credential
+    requester: Requester
     answer: Answer
 
 
@@ -86,96 +83,92 @@ class Blobs:
         """GET or HEAD of a blob."""
         registry = self._registry
         fills = registry.shared.fills
-        repository = registry.repository(name)
-        source = self._source(request, repository, digest)
+        source = UpstreamSource(registry.requester(request), registry.repository(name), digest)
         while not request.gone:
-            if fills.get(digest) is not None or self._is_stored(digest):
-                if not await self._present(request, repository, digest, source):
+            if fills.get(digest) is not None or registry.shared.store.has(digest):
+                if not await self._present(request, source):
                     continue
                 return
             if request.method == b"HEAD":
-                await self._ask(request, repository, digest)
+                await self._ask(request, source)
                 return
             mine = digest not in self._openings
-            opening = await self._openings.run(
-                digest, lambda: self._open(request, repository, digest, source)
-            )
+            opening = await self._openings.run(digest, lambda: self._open(source))
             if isinstance(opening, Started) and mine and not request.gone:
-                await self._delivery(request, digest, source).send(opening.growing, MISS)
+                await self._delivery(request, source).send(opening.growing, MISS)
                 return
             if isinstance(opening, _Unstored):
-                await self._pass(request, repository, digest, source)
+                await self._pass(request, source)
                 return
             if isinstance(opening, _Refused) and (
-                mine or (opening.repository, opening.credential) == (repository, registry.credential(request))
+                mine or (opening.repository, opening.requester) == (source.repository, source.requester)
             ):
                 opening.answer.send(request, UNSTORED)
                 return
             # it is there for us to be shown our right to it, or somebody else was refused: once more
 
-    def _source(self, request: Request, repository: Repository, digest: Digest) -> UpstreamSource:
-        headers = [h for h in asking(request) if h[0].lower() != b"accept"]
-        return UpstreamSource(self._registry.upstream, target_of("blobs", repository, digest), headers)
-
-    def _delivery(self, request: Request, digest: Digest, source: Source) -> Delivery:
-        return Delivery(self._registry.shared, request, digest, source)
+    def _delivery(self, request: Request, source: UpstreamSource) -> Delivery:
+        return Delivery(self._registry.shared, request, source.digest, source)
 
     # -- what we have
 
-    def _is_stored(self, digest: Digest) -> bool:
-        return self._registry.shared.store.has(digest)
+    def _size(self, digest: Digest) -> int | None:
+        """The bytes of what is there or comes."""
+        growing = self._registry.shared.fills.get(digest)
+        return self._registry.shared.store.size(digest) if growing is None else growing.size
 
-    async def _present(
-        self, request: Request, repository: Repository, digest: Digest, source: Source
-    ) -> bool:
+    async def _present(self, request: Request, source: UpstreamSource) -> bool:
         """Serve what is there or comes, if the client may have it; False when it is not there any more."""
-        refused = await self._registry.may_read(request, "blobs", repository, digest)
-        if refused is not None:
-            refused.send(request, UNSTORED)
+        digest, shared = source.digest, self._registry.shared
+        question = Question("blobs", source.repository, digest, lambda: self._size(digest))
+        right = await self._registry.may_read(request, question)
+        if isinstance(right, Answer):
+            right.send(request, UNSTORED)
             return True
+        if right is None:
+            await self._pass(request, source)
+            return True
+        source = UpstreamSource(right.requester, source.repository, digest)
         try:
-            blob = self._registry.shared.store.open(digest)
+            blob = shared.store.open(digest)
         except OSError as error:
-            self._registry.shared.trouble.report(error)
-            await self._pass(request, repository, digest, source)
+            shared.trouble.report(error)
+            await self._pass(request, source)
             return True
         if blob is not None:
             try:
-                await self._delivery(request, digest, source).send(blob, HIT)
+                await self._delivery(request, source).send(blob, STALE if right.is_stale else HIT)
             finally:
                 blob.close()
             return True
-        growing = self._registry.shared.fills.get(digest)
+        growing = shared.fills.get(digest)
         if growing is None:
             return False
-        self._registry.shared.fills.offer(digest, source)
-        await self._delivery(request, digest, source).send(growing, COLLAPSED)
+        shared.fills.offer(digest, source)
+        await self._delivery(request, source).send(growing, COLLAPSED)
         return True
 
     # -- from upstream
 
-    async def _ask(self, request: Request, repository: Repository, digest: Digest) -> None:
-        """HEAD of something we do not have: upstream says, nothing is downloaded."""
-        registry = self._registry
-        response = await registry.head_blob(repository, digest, asking(request))
-        self._heard(request, repository, digest, response.status)
-        if not request.gone:
-            request.begin(response.status, downward(response.headers, UNSTORED), response.length)
-            request.finish()
+    async def _ask(self, request: Request, source: UpstreamSource) -> None:
+        """HEAD of something that is not served from here: upstream says, nothing is downloaded.
 
-    def _heard(self, request: Request, repository: Repository, digest: Digest, status: int) -> None:
-        """Upstream's answer to this client is evidence for its right, and a yes links digest and repository."""
-        registry = self._registry
-        registry.heard(repository, registry.credential(request), status)
-        if 200 <= status < 300:
-            registry.shared.index.link(repository, digest)
+        That links nothing: there is nothing yet that the answer could be compared with.
+        """
+        registry, asked = self._registry, self._registry.shared.now()
+        response = await registry.head_blob(source.requester, source.repository, source.digest)
+        registry.heard_status(source.requester, source.repository, response, asked)
+        answer = Answer(response.status, response.reason, response.headers, b"", response.length)
+        if response.status == 200 and response.header(b"docker-content-digest") is None:
+            answer.send(request, (b"Docker-Content-Digest", str(source.digest).encode()), UNSTORED)
+        else:
+            answer.send(request, UNSTORED)
 
-    async def _open(
-        self, request: Request, repository: Repository, digest: Digest, source: Source
-    ) -> _Opening:
+    async def _open(self, source: UpstreamSource) -> _Opening:
         registry = self._registry
+        requester, repository, asked = source.requester, source.repository, registry.shared.now()
         try:
-            opened = await registry.shared.fills.open(digest, source, registry.fill_settings)
+            opened = await registry.shared.fills.open(source.digest, source, registry.fill_settings)
         except OSError as error:
             registry.shared.trouble.report(error)
             return _Unstored()
@@ -183,21 +176,23 @@ class Blobs:
             opened.response.abandon()
             return _Unstored()
         if isinstance(opened, NotGiven):
-            answer = await _captured(opened.response)
-            self._heard(request, repository, digest, answer.status)
-            return _Refused(repository, registry.credential(request), answer)
+            answer = await captured(opened.response)
+            registry.heard_status(requester, repository, answer, asked)
+            return _Refused(repository, requester, answer)
         if isinstance(opened, Started):
-            self._heard(request, repository, digest, 200)
+            registry.heard(requester, repository, Word.YES, asked)
+            registry.link(repository, source.digest)
         return opened
 
-    async def _pass(self, request: Request, repository: Repository, digest: Digest, source: Source) -> None:
+    async def _pass(self, request: Request, source: UpstreamSource) -> None:
         """Straight from upstream, without the store."""
         if request.method == b"HEAD":
-            await self._ask(request, repository, digest)
+            await self._ask(request, source)
             return
+        registry, digest, asked = self._registry, source.digest, self._registry.shared.now()
         response = await source.open(0, None)
-        self._heard(request, repository, digest, response.status)
         if response.status != 200 or begins_at(response) is None:
+            registry.heard_status(source.requester, source.repository, response, asked)
             await stream(request, response, (UNSTORED,))
             return
         check_empty(digest, response.length)
@@ -209,12 +204,6 @@ class Blobs:
             request.cut()
             return
         if not request.gone:
+            registry.heard(source.requester, source.repository, Word.YES, asked)
+            registry.link(source.repository, digest)
             request.finish()
-
-
-async def _captured(response: Response) -> Answer:
-    """An error of upstream, with its body if that is small."""
-    try:
-        return await capture(response, MOST_ERROR)
-    except (TooLarge, UpstreamFailed):
-        return Answer(response.status, response.reason, response.headers, b"")

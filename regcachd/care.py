@@ -1,7 +1,6 @@
 """What a daemon does once for a store, however many workers it has: its main process holds the store's lock, makes the
 index agree with the files, scrubs, sweeps up, and answers on the admin socket."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +99,6 @@ class Care:
                 f"the store {self._store.path} cannot be written to: {error.strerror or error}"
             ) from error
         self._index.open()
-        self._index.forget_proofs(before=math.inf)  # of a daemon before this one, whose key is gone
         self.admin.listen()
 
     def start(self) -> None:

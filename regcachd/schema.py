@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
+from regcachd.access import Terms
 from regcachd.connect import Authority
 from regcachd.known import KNOWN, BlobProbe, blob_probe
 from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_reserve, parse_size
@@ -108,6 +109,8 @@ class RegistryDefaults:
     ca: str | None = optional(text)
     timeout: float = key("60s", within(parse_duration, "100ms", "1h"))
     access_ttl: float = key("5m", within(parse_duration, "0s", "1d"))
+    public_ttl: float = key("1h", within(parse_duration, "0s", "7d"))
+    offline_grace: float = key("1d", within(parse_duration, "0s", "30d"))
     connections: int = key(4, within(count, 1, 16))
     retries: int = key(8, within(count, 0, 1000))
     retry_delay: float = key("15s", within(parse_duration, "10ms", "1h"))
@@ -120,6 +123,7 @@ class RegistryKeys(RegistryDefaults):
     upstream: str | None = optional(upstream)
     hosts: tuple[Authority, ...] = key([], list_of(authority))
     insecure: bool = key(False, flag)
+    share: bool = key(False, flag)
 
 
 @frozen
@@ -128,7 +132,8 @@ class Registry:
 
     `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `ca` is a
     file with further trusted certificates; `insecure` turns the check of upstream's certificate off. Times
-    are in seconds; `blob_probe` is explained in regcachd.known.
+    are in seconds; `blob_probe` is explained in regcachd.known, `terms` in regcachd.access. With `share`, every
+    client may read what regcachd's own credential can.
     """
 
     name: str
@@ -137,7 +142,8 @@ class Registry:
     ca: str | None
     insecure: bool
     timeout: float
-    access_ttl: float
+    terms: Terms
+    share: bool
     connections: int
     retries: int
     retry_delay: float
@@ -157,7 +163,8 @@ def make_registry(name: str, given: Mapping[str, Any], defaults: RegistryDefault
         ca=keys.ca,
         insecure=keys.insecure,
         timeout=keys.timeout,
-        access_ttl=keys.access_ttl,
+        terms=Terms(keys.access_ttl, keys.public_ttl, keys.offline_grace),
+        share=keys.share,
         connections=keys.connections,
         retries=keys.retries,
         retry_delay=keys.retry_delay,

@@ -138,6 +138,18 @@ def parse_duration(value: object) -> float:
     return seconds
 
 
+def roughly(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> roughly(0.2), roughly(100), roughly(93600), roughly(1e7)
+    ('0 s', '100 s', '26 h', '115 d')
+    """
+    for unit, length in (("d", DAY), ("h", HOUR), ("min", MINUTE)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _is_integer(value: object) -> TypeGuard[int]:
     """Whether TOML said a whole number: Python calls true and false integers as well."""
     return isinstance(value, int) and not isinstance(value, bool)

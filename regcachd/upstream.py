@@ -29,6 +29,7 @@ from .guard import GuardedReactor, anywhere, never_ours
 from .http1 import Http1Connection, RawHeaders, Response, UpstreamFailed
 from .tls import MODE
 from .transport import HandshakeFailed, QuietFactory
+from .units import roughly
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
@@ -36,6 +37,18 @@ KEEP_IDLE = 55.0
 """Seconds an unused connection is kept: under the 60 s at which most servers close theirs."""
 MOST_IDLE = 32
 """Unused connections kept for one host."""
+
+WAIT = 10.0
+"""Seconds after a failed try for which a registry is taken to be out of reach, where one can do without it."""
+
+
+class Unreachable(UpstreamFailed):
+    """No connection to the registry itself can be had."""
+
+
+class BadRedirect(UpstreamFailed):
+    """The registry redirects to where nothing can come from."""
+
 
 _VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
     7: "its signature is wrong: is the `ca` of this registry an older one of the same name?",
@@ -78,9 +91,9 @@ def parse_url(url: str) -> tuple[Netloc, bytes]:
     except (ValueError, KeyError):
         host = None
     if host is None or parts.scheme not in _PORTS:
-        raise UpstreamFailed(f"upstream redirects to an address that is not http or https: {url[:200]!r}")
+        raise BadRedirect(f"upstream redirects to an address that is not http or https: {url[:200]!r}")
     if not host:
-        raise UpstreamFailed(f"upstream redirects to an address without a host: {url[:200]!r}")
+        raise BadRedirect(f"upstream redirects to an address without a host: {url[:200]!r}")
     start = url.index("//") + 2 + len(parts.netloc)
     target = url[start:].split("#", 1)[0]
     if not target.startswith("/"):
@@ -104,6 +117,9 @@ class Upstream:
         self._verify_error = 0
         self._connecting: set[Deferred[Any]] = set()
         self._closed = False
+        self._away_since: float | None = None
+        self._tried: float | None = None
+        self._unreachable: Unreachable | None = None
 
     def _trust(self, mode: int) -> SSL.Context:
         context = SSL.Context(SSL.TLS_METHOD)
@@ -150,7 +166,7 @@ class Upstream:
             netloc, path = parse_url(url)
             if netloc != self._home:  # and should it lead back: the way was not the registry's any more
                 headers = [h for h in headers if h[0].lower() not in _CREDENTIALS]
-        raise UpstreamFailed(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
+        raise BadRedirect(f"{self.registry.name} redirects more than {MOST_REDIRECTS} times")
 
     async def _exchange(
         self, netloc: Netloc, method: bytes, target: bytes, headers: RawHeaders, body: bytes
@@ -162,7 +178,7 @@ class Upstream:
             headers.append((b"Content-Length", b"%d" % len(body)))
         while True:
             kept = self._take(netloc)
-            connection = kept or await self._connect(netloc)
+            connection = kept or await (self._reach() if netloc == self._home else self._connect(netloc))
             try:
                 return await connection.request(method, target, headers, body, self.registry.timeout)
             except UpstreamFailed as error:
@@ -170,6 +186,26 @@ class Upstream:
                     raise
 
     # -- connections
+
+    @property
+    def outage(self) -> Unreachable | None:
+        """Why the registry could not be reached, if it could not less than WAIT ago."""
+        recent = self._tried is not None and 0 <= self._reactor.seconds() - self._tried < WAIT
+        return self._unreachable if recent else None
+
+    async def _reach(self) -> Http1Connection:
+        """A connection to the registry itself. Raises Unreachable."""
+        try:
+            connection = await self._connect(self._home)
+        except UpstreamFailed as error:
+            now = self._reactor.seconds()
+            self._away_since = now if self._away_since is None else self._away_since
+            ago = now - self._away_since
+            since = f", for {roughly(ago)} now" if ago >= 1 else ""
+            self._tried, self._unreachable = now, Unreachable(f"{error}{since}", error.status)
+            raise self._unreachable from error
+        self._away_since = self._tried = self._unreachable = None
+        return connection
 
     def _take(self, netloc: Netloc) -> Http1Connection | None:
         idle = self._idle.get(netloc)

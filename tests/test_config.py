@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regcachd.access import Terms
 from regcachd.config import (
     CAFiles,
     Config,
@@ -86,7 +87,8 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             ca=None,
             insecure=False,
             timeout=60.0,
-            access_ttl=300.0,
+            terms=Terms(access_ttl=300.0, public_ttl=3600.0, offline_grace=86400.0),
+            share=False,
             connections=4,
             retries=8,
             retry_delay=15.0,
@@ -119,6 +121,7 @@ def test_every_key_is_read() -> None:
         [defaults]
         ca = "site.pem"
         timeout = "90s"
+        offline_grace = "2h"
         [registries."registry.site.example:5443"]
         upstream = "http://Registry.site.example:80/"
         """,
@@ -127,6 +130,8 @@ def test_every_key_is_read() -> None:
         hosts = ["registry.site.example", "old.site.example:5000"]
         insecure = true
         access_ttl = 0
+        public_ttl = "10m"
+        share = true
         connections = 1
         retries = 3
         retry_delay = "2.5s"
@@ -155,7 +160,8 @@ def test_every_key_is_read() -> None:
         ca="site.pem",
         insecure=True,
         timeout=90.0,
-        access_ttl=0.0,
+        terms=Terms(access_ttl=0.0, public_ttl=600.0, offline_grace=7200.0),
+        share=True,
         connections=1,
         retries=3,
         retry_delay=2.5,
