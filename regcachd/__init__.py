@@ -7,7 +7,7 @@
                                           |    |                                       |
                                       blobs    manifests  --ask: may this client? --> registry
                                           |    |                                       |
-     transport.send_file <- growing <- store, index <- partial <- fill <-- one download of one digest
+     transport.send_file <- delivery <- growing <- store, index <- partial <- fill <-- one download of one digest
 
 Requests   `frontdoor` reads the first head (`connect`) and obeys `intercept`. Inside, `web` speaks HTTP
            and `endpoints` dispatches by `routes`. `pages` are the daemon's own.

@@ -2,7 +2,6 @@
 index agree with the files, scrubs, sweeps up, and answers on the admin socket."""
 
 import errno
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -106,7 +105,6 @@ class Care:
             if self._index.is_open or not evict_blindly(self._store):
                 break
             self._index.tick()
-        self._index.forget_proofs(before=math.inf)  # of a daemon before this one, whose key is gone
         self.admin.listen()
 
     def start(self) -> None:

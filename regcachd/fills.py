@@ -86,15 +86,22 @@ class _Entry:
 
 
 class Fills:
-    """All fills here. `stored` is called when one of our own has become a blob."""
+    """All fills here. `stored` is called when one of our own has become a blob, `broke` when one that was read
+    here has ended without its digest being right."""
 
     def __init__(
-        self, clock: Any, store: Store, in_thread: InThread, stored: "Callable[[Growing], None]"
+        self,
+        clock: Any,
+        store: Store,
+        in_thread: InThread,
+        stored: "Callable[[Growing], None]",
+        broke: "Callable[[Growing], None]" = lambda growing: None,
     ) -> None:
         self._clock = clock
         self._store = store
         self._in_thread = in_thread
         self._stored = stored
+        self._broke = broke
         self.wrong = 0
         """How often upstream has sent wrong bytes."""
         self._entries: dict[Digest, _Entry] = {}
@@ -293,6 +300,8 @@ class Fills:
     def _forget(self, entry: _Entry) -> None:
         if self._entries.get(entry.growing.digest) is entry:
             del self._entries[entry.growing.digest]
+            if not entry.growing.is_verified:
+                self._broke(entry.growing)
         entry.growing.close()
 
     async def stop(self) -> None:

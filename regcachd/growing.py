@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from .errors import RegcachdError
-from .reference import Digest
+from .reference import Digest, Repository
 
 HELD_BACK = 64 * 1024
 """Bytes at the end that readers get only when the digest is right."""
@@ -72,6 +72,8 @@ class Growing:
     """Bytes of the whole blob, when upstream has said."""
     watermark: int = field(default=0, init=False)
     """Bytes from the start that are in the file."""
+    links: "set[Repository]" = field(factory=set, init=False)
+    """Repositories that are believed to have it, until it is known what came."""
     is_verified: bool = field(default=False, init=False)
     error: FillFailed | None = field(default=None, init=False)
     left: "Callable[[], None]" = field(default=lambda: None, init=False)

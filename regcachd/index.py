@@ -2,7 +2,7 @@
 
 Which repository has which digest (links), what manifest a tag named last (tags), media types, sizes and last
 uses. Losing it loses no content: blobs are found by their files, links are proved again by asking upstream.
-What upstream has said of credentials (proofs) is here too, because the workers share it; it ends with the daemon.
+What upstream has said of credentials (proofs) is here too, because the workers share it.
 
 Every method is one small statement on a local WAL file and takes some ten microseconds, so they are called
 in the reactor's thread; what waits for the disk, the checkpoint, is `checkpoint`, for a disk thread. Whoever works
@@ -152,7 +152,7 @@ class Index:
         return bool(found)
 
     def unlink(self, repository: Repository, digest: Digest) -> None:
-        """Upstream has removed this digest from this repository."""
+        """Upstream has removed this digest from this repository, or served something else."""
         self._db.write(
             "DELETE FROM links WHERE registry = ? AND repository = ? AND digest = ?",
             (repository.registry, repository.name, str(digest)),
@@ -183,15 +183,21 @@ class Index:
             (repository.registry, repository.name, credential),
         )
 
-    def forget_proofs(self, before: float, most: int = MOST_PROOFS) -> None:
-        """Remove the proofs made before a time, and the oldest of more than `most`. For a disk thread."""
-        newest = "SELECT at FROM proofs ORDER BY at DESC LIMIT 1 OFFSET ?"
-        old = "DELETE FROM proofs WHERE rowid IN (SELECT rowid FROM proofs WHERE at < ? LIMIT ?)"
+    def forget_proofs(
+        self, before: float, kept: bytes = b"", kept_before: float = -math.inf, most: int = MOST_PROOFS
+    ) -> None:
+        """Remove the proofs made before a time, and the oldest of more than `most`. Those of the credential `kept` are
+        removed if they were made before `kept_before`. For a disk thread."""
+        newest = "SELECT at FROM proofs WHERE credential != ? ORDER BY at DESC LIMIT 1 OFFSET ?"
+        old = (
+            "DELETE FROM proofs WHERE rowid IN "
+            "(SELECT rowid FROM proofs WHERE at < ? AND (credential != ? OR at < ?) LIMIT ?)"
+        )
 
         def forget(db: sqlite3.Connection) -> None:
-            surplus = db.execute(newest, (most,)).fetchone()
+            surplus = db.execute(newest, (kept, most)).fetchone()
             limit = max(before, math.nextafter(surplus[0], math.inf)) if surplus else before
-            while db.execute(old, (limit, _BITE)).rowcount == _BITE:
+            while db.execute(old, (limit, kept, kept_before, _BITE)).rowcount == _BITE:
                 pass
 
         self._db.apart(forget)

@@ -19,10 +19,10 @@ def _random() -> bytes:
 
 @frozen
 class Secrets:
-    """What all workers of a daemon know and nobody else: made at each start, never written down."""
+    """What all workers of a daemon know."""
 
     tickets: bytes = field(factory=_random, repr=False)
-    """What TLS tickets are encrypted with (tls.py)."""
+    """What TLS tickets are encrypted with (tls.py): made at each start, never written down."""
     proofs: bytes = field(factory=_random, repr=False)
     """What credentials are hashed with (evidence.py)."""
 

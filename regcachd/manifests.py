@@ -7,13 +7,13 @@ Docker Hub does not count as a pull, and the stored manifest is served while the
 from attrs import define, evolve, field
 from twisted.logger import Logger
 
-from .evidence import Credential
 from .freshness import TagEntry, TagUse, matches, still_names, use_of
 from .http1 import UpstreamFailed
 from .recent import Manifest
 from .reference import Digest, InvalidReference, Repository, Tag, Target
-from .registry import CachedRegistry, target_of
-from .relay import HIT, VIA, Answer, TooLarge, asking, cache_status, capture, stream
+from .registry import CachedRegistry, Question
+from .relay import HIT, STALE, VIA, Answer, TooLarge, cache_status, capture, stream
+from .requester import Requester
 from .singleflight import SingleFlight
 from .web import Request
 
@@ -26,7 +26,7 @@ FORWARDED = cache_status("fwd=uri-miss")
 _SCHEMA_1 = b"application/vnd.docker.distribution.manifest.v1+"
 """Its digest leaves the signatures out, so the bytes cannot be checked: such manifests are not stored."""
 
-_Asked = tuple[Repository, Target, str, Credential]
+_Asked = tuple[Repository, Target, str, Requester]
 
 
 @define(eq=False)
@@ -52,11 +52,17 @@ class Manifests:
             else:
                 await self._fetch(request, repository, digest)
             return
-        refused = await self._registry.may_read(request, "manifests", repository, digest)
-        if refused is not None:
-            refused.send(request, FORWARDED)
+        size = len(stored.body)
+        question = Question("manifests", repository, digest, lambda: size, stored.media_type)
+        right = await self._registry.may_read(request, question)
+        if isinstance(right, Answer):
+            right.send(request, FORWARDED)
+        elif right is not None:
+            self._send(request, digest, stored, STALE if right.is_stale else HIT)
+        elif request.method == b"HEAD":
+            await self._head(request, repository, digest)
         else:
-            self._send(request, digest, stored, HIT)
+            await self._fetch(request, repository, digest)
 
     async def _by_tag(self, request: Request, repository: Repository, tag: Tag) -> None:
         if request.method == b"HEAD":
@@ -81,11 +87,10 @@ class Manifests:
     async def _still(self, request: Request, repository: Repository, tag: Tag, entry: TagEntry) -> bool:
         """Does upstream, asked with the client's credential, still name the manifest of `entry`?"""
         registry = self._registry
-        response = await registry.upstream.request(
-            b"HEAD", target_of("manifests", repository, tag), asking(request), follow=True
-        )
+        requester, asked = registry.requester(request), registry.shared.now()
+        response = await requester.ask(b"HEAD", "manifests", repository, tag)
         response.discard()
-        registry.heard(repository, registry.credential(request), response.status)
+        registry.heard_status(requester, repository, response, asked)
         named = response.header(b"docker-content-digest")
         return response.status == 200 and still_names(
             entry, None if named is None else named.decode("latin-1")
@@ -93,20 +98,16 @@ class Manifests:
 
     async def _head(self, request: Request, repository: Repository, target: Target) -> None:
         registry = self._registry
-        response = await registry.upstream.request(
-            b"HEAD", target_of("manifests", repository, target), asking(request), follow=True
-        )
-        registry.heard(repository, registry.credential(request), response.status)
-        if response.status == 200 and isinstance(target, Digest):
-            registry.shared.index.link(repository, target)
+        requester, asked = registry.requester(request), registry.shared.now()
+        response = await requester.ask(b"HEAD", "manifests", repository, target)
+        registry.heard_status(requester, repository, response, asked)
         await stream(request, response, (FORWARDED,))
 
     async def _fetch(self, request: Request, repository: Repository, target: Target) -> None:
-        credential = self._registry.credential(request)
-        accept, headers = _accept_key(request), asking(request)
+        requester, accept = self._registry.requester(request), _accept_key(request)
         answer = await self._fetches.run(
-            (repository, target, accept, credential),
-            lambda: self._download(repository, target, accept, credential, headers),
+            (repository, target, accept, requester),
+            lambda: self._download(repository, target, accept, requester),
         )
         if answer.status == 200:
             named = answer.header(b"docker-content-digest")
@@ -116,19 +117,12 @@ class Manifests:
         answer.send(request, MISS if answer.status == 200 else FORWARDED)
 
     async def _download(
-        self,
-        repository: Repository,
-        target: Target,
-        accept: str,
-        credential: Credential,
-        headers: list[tuple[bytes, bytes]],
+        self, repository: Repository, target: Target, accept: str, requester: Requester
     ) -> Answer:
         registry = self._registry
-        limit = registry.shared.limits.manifest_size
-        response = await registry.upstream.request(
-            b"GET", target_of("manifests", repository, target), headers, follow=True
-        )
-        registry.heard(repository, credential, response.status)
+        limit, asked = registry.shared.limits.manifest_size, registry.shared.now()
+        response = await requester.ask(b"GET", "manifests", repository, target)
+        registry.heard_status(requester, repository, response, asked)
         try:
             answer = await capture(response, limit)
         except TooLarge as error:

@@ -1,39 +1,42 @@
-"""A registry: its upstream, and the one way in which everything asks whether a client may read what is stored."""
+"""A registry: its upstream, and the one way in which everything asks whether a client may read what is stored.
+
+The rule is in `access`; here its questions are asked. Each is asked once for all who wait for the answer, and what
+upstream says is kept as evidence. A client that is refused gets upstream's answer to its own request, the same
+whether what it asked for is stored or not.
+"""
 
 from collections.abc import Callable
-from typing import Literal
 
 from attrs import define, field, frozen
 from twisted.logger import Logger
 
-from .access import Access, decide_access
+from .access import Act, Evidence, Who, Word, decide_access, word_of
 from .anonymity import Anonymity
 from .authentication import Sessions
 from .commons import Commons
 from .config import Limits, Registry
 from .disk import InThread
-from .evidence import Credential, Proofs
+from .evidence import Credential, Private, Proofs
 from .fills import Fills, Settings
-from .http1 import Response
+from .http1 import Response, UpstreamFailed
 from .index import Index
 from .patience import Patience
 from .recent import RecentManifests
 from .reference import Digest, Repository
-from .relay import Answer, asking
-from .session import Session
+from .relay import Answer, TooLarge, asking, capture
+from .requester import Bare, Kind, Requester, anybody
+from .session import CredentialRefused, Session
 from .singleflight import SingleFlight
 from .store import Store
 from .trouble import Trouble
-from .upstream import REDIRECTS, Upstream
+from .units import roughly
+from .upstream import BadRedirect, Upstream
 from .web import Request
 
 log = Logger()
 
-Kind = Literal["blobs", "manifests"]
-
-_ERROR_CODES = {401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}
-_UNKNOWN_CODES: dict[Kind, str] = {"blobs": "BLOB_UNKNOWN", "manifests": "MANIFEST_UNKNOWN"}
-_DESCRIBES_BODY = (b"content-type", b"content-length", b"content-encoding", b"docker-content-digest", b"etag")
+MOST_ERROR = 64 * 1024
+"""Bytes of an error body of upstream that are passed on."""
 
 
 @frozen
@@ -53,6 +56,34 @@ class Shared:
     now: Callable[[], float]
 
 
+@frozen
+class Right:
+    """A client may read something: in the name of `requester`, who can also get more of it from upstream."""
+
+    requester: Requester
+    is_stale: bool
+    """Is that by an old proof, because upstream is away?"""
+
+
+@frozen
+class Question:
+    """What a client wants that is stored or comes in: a manifest if it has a `media_type`. `size` gives its bytes."""
+
+    kind: Kind
+    repository: Repository
+    digest: Digest
+    size: Callable[[], int | None] = field(eq=False)
+    media_type: str | None = None
+
+
+@frozen
+class _Said:
+    """Upstream's answer to a probe."""
+
+    word: Word
+    failure: UpstreamFailed | None = None
+
+
 @define(eq=False)
 class CachedRegistry:
     """One configured registry: its upstream, and what is known of its clients' rights."""
@@ -60,9 +91,17 @@ class CachedRegistry:
     shared: Shared
     upstream: Upstream
     _sessions: Sessions
-    _probes: "SingleFlight[tuple[Kind, Repository, Digest, Credential], Answer | None]" = field(
-        factory=SingleFlight
+    _bare: Bare = field(init=False)
+    _anybody: Requester = field(init=False)
+    _private: Private = field(factory=Private, init=False)
+    _probes: "SingleFlight[tuple[Question, Who, Credential], _Said]" = field(factory=SingleFlight, init=False)
+    _answers: "SingleFlight[tuple[bytes, str | None, Question, Requester], Answer | None]" = field(
+        factory=SingleFlight, init=False
     )
+
+    def __attrs_post_init__(self) -> None:
+        self._bare = Bare(self.upstream)
+        self._anybody = anybody(self.anonymous)
 
     @property
     def settings(self) -> Registry:
@@ -93,87 +132,198 @@ class CachedRegistry:
         """A repository of this registry; `name` has been parsed by routes.py."""
         return Repository(self.settings.name, name)
 
-    def credential(self, request: Request) -> Credential:
-        """The client's credential, as the proofs know it."""
-        return self.shared.anonymity.credential(request.header("authorization"))
+    # -- who asks
 
-    def heard(self, repository: Repository, credential: Credential, status: int) -> None:
-        """Take what upstream's status says about a credential as evidence."""
-        if 200 <= status < 300:
-            self.shared.proofs.accept(repository, credential, self.shared.now(), self.settings.access_ttl)
-        elif status in (401, 403):
-            self.shared.proofs.refuse(repository, credential)
+    def is_shared_with(self, request: Request) -> bool:
+        """Is this client, which brings no credential, one that regcachd's own is shared with?"""
+        return self.settings.share and self.session is not None and request.header("authorization") is None
 
-    async def may_read(
-        self, request: Request, kind: Kind, repository: Repository, digest: Digest
-    ) -> Answer | None:
-        """The access rule for something stored: None means yes, otherwise this is upstream's no.
+    def requester(self, request: Request) -> Requester:
+        """The client, as the one who asks."""
+        headers, authorization = asking(request), request.header("authorization")
+        if self.is_shared_with(request):
+            assert self.session is not None
+            credential = self.shared.proofs.shared_credential(f"{self.settings.name} {self._describe_auth()}")
+            return Requester(Who.SHARED, credential, headers, True, self.session)
+        credential = self.shared.anonymity.credential(authorization)
+        if self.shared.anonymity.is_anonymous(authorization):
+            return Requester(Who.ANONYMOUS, credential, headers, False, self._bare)
+        return Requester(Who.OWN, credential, headers, True, self._bare)
 
-        Raises UpstreamFailed when upstream had to be asked and could not be.
+    def _describe_auth(self) -> str:
+        """The daemon's own credential without its secrets: another one has other rights."""
+        auth = self.settings.auth
+        return "" if auth is None else f"{auth.kind} {auth.keys!r}"
+
+    # -- evidence
+
+    def heard(self, requester: Requester, repository: Repository, word: Word, asked: float) -> None:
+        """Take upstream's answer to a request that was made at this time as evidence; NO means 401 or 403."""
+        if word is Word.YES:
+            terms, is_public = self.settings.terms, requester.who is Who.ANONYMOUS
+            life = terms.public_ttl if is_public else terms.access_ttl
+            self.shared.proofs.accept(repository, requester.proof, asked, life)
+            if is_public:
+                self._private.published(repository)
+        elif word is Word.NO and requester.is_judged:
+            self.shared.proofs.refuse(repository, requester.proof)
+            if requester.who is Who.ANONYMOUS:
+                self._private.refused(repository, None, asked)
+
+    def heard_status(
+        self, requester: Requester, repository: Repository, response: Response | Answer, asked: float
+    ) -> None:
+        """The same, from an answer to a client's own request."""
+        word = word_of(response.status)
+        if (word is Word.YES and not _is_page(response)) or response.status in (401, 403):
+            self.heard(requester, repository, word, asked)
+
+    def link(self, repository: Repository, digest: Digest) -> None:
+        """Upstream gives this digest from this repository. While a fill is under way that is only a promise."""
+        index, growing = self.shared.index, self.shared.fills.get(digest)
+        if growing is not None and not growing.is_verified and not index.linked(repository, digest):
+            growing.links.add(repository)
+        index.link(repository, digest)
+
+    # -- the rule
+
+    async def may_read(self, request: Request, question: Question) -> Right | Answer | None:
+        """Apply the access rule to something that is stored or comes in.
+
+        An Answer is upstream's no, for the client. None means that upstream says yes, but perhaps to something else
+        than what we have: it has to serve the client itself. Raises UpstreamFailed when upstream does not answer.
         """
-        credential = self.credential(request)
-        access = decide_access(
-            self.shared.index.linked(repository, digest),
-            self.shared.proofs.proved_at(repository, credential),
-            self.shared.now(),
-            self.settings.access_ttl,
+        me = self.requester(request)
+        heard: dict[Who, Word] = {}
+        said = _Said(Word.AWAY)
+        while True:
+            evidence = self._evidence(me, question)
+            decision = decide_access(evidence, self.settings.terms, heard, self.shared.now())
+            asker = self._anybody if decision.who is Who.ANONYMOUS else me
+            match decision.act:
+                case Act.SERVE | Act.SERVE_STALE:
+                    return Right(asker, decision.act is Act.SERVE_STALE)
+                case Act.ASK:
+                    said = await self._probed(asker, question)
+                    heard[decision.who] = said.word
+                case Act.PASS:
+                    return None
+                case Act.REFUSE:
+                    return await self._upstreams_answer(request, me, question)
+                case Act.FAIL:
+                    self._fail(evidence, question, said)
+                    return await self._upstreams_answer(request, me, question)
+
+    def _evidence(self, me: Requester, question: Question) -> Evidence:
+        proofs, repository = self.shared.proofs, question.repository
+        return Evidence(
+            linked=self.shared.index.linked(repository, question.digest),
+            claim=me.who,
+            claimed_at=proofs.proved_at(repository, me.proof),
+            public_at=proofs.proved_at(repository, self._anybody.proof),
+            is_private=self._private.is_known(repository, question.digest, self.shared.now()),
         )
-        if access is Access.SERVE:
-            return None
-        headers = asking(request)
-        return await self._probes.run(
-            (kind, repository, digest, credential),
-            lambda: self._probe(kind, repository, digest, credential, headers),
+
+    def _fail(self, evidence: Evidence, question: Question, said: _Said) -> None:
+        """Raise what there is to say; only those who have been let in before are told about that."""
+        if evidence.claimed_at is not None and evidence.linked:
+            name, grace = self.settings.name, self.settings.terms.offline_grace
+            age = roughly(self.shared.now() - evidence.claimed_at)
+            raise UpstreamFailed(
+                f"{said.failure or f'{name} fails'}; {name} last let this client read {question.repository.name} "
+                f"{age} ago, and that counts for {roughly(grace)} while it does not answer (offline_grace)",
+                503 if said.failure is None else said.failure.status,
+            )
+        if said.failure is not None:
+            raise said.failure
+
+    # -- asking upstream
+
+    async def _probed(self, asker: Requester, question: Question) -> _Said:
+        key = (question, asker.who, asker.credential)
+        return await self._probes.run(key, lambda: self._probe(asker.probing(question.media_type), question))
+
+    async def _probe(self, asker: Requester, question: Question) -> _Said:
+        """Ask upstream in somebody's name whether it gives what we have, and keep the answer."""
+        if self.upstream.outage is not None:
+            return _Said(Word.AWAY, self.upstream.outage)
+        asked, repository, digest = self.shared.now(), question.repository, question.digest
+        try:
+            if question.kind == "blobs":
+                response = await self.head_blob(asker, repository, digest)
+            else:
+                response = await asker.ask(b"HEAD", question.kind, repository, digest)
+                response.discard()
+        except (CredentialRefused, BadRedirect) as error:
+            self.heard(asker, repository, Word.NO, asked)
+            return _Said(Word.NO, error)
+        except UpstreamFailed as error:
+            if error.status == 400:
+                raise  # what the client sent cannot be passed on
+            return _Said(Word.AWAY, error)
+        word = word_of(response.status)
+        linked = self.shared.index.linked(repository, digest)
+        if word is Word.YES:
+            word = self._looked_at(response, question, linked)
+        if word is not Word.NO or response.status in (401, 403) or (response.status == 404 and linked):
+            self.heard(asker, repository, word, asked)
+        elif asker.who is Who.ANONYMOUS:
+            self._private.refused(repository, digest, asked)
+        return _Said(word)
+
+    def _looked_at(self, response: Response, question: Question, linked: bool) -> Word:
+        """Is a 2xx a yes to what we have? Only one with its size makes a link."""
+        size, named = question.size(), response.header(b"docker-content-digest")
+        encoded = response.header(b"content-encoding") not in (None, b"identity")
+        if response.status == 200 and not encoded and size is not None and response.length == size:
+            self.link(question.repository, question.digest)
+            return Word.YES
+        unknown = response.length is None or size is None
+        if linked and unknown and named is not None and named.decode("latin-1") == str(question.digest):
+            return Word.YES
+        log.warn(
+            "{registry} says yes to {digest} in {repository}, but not to what is stored under that digest "
+            "({length} bytes, not {size}): the client gets what upstream sends",
+            registry=self.settings.name,
+            digest=str(question.digest),
+            repository=question.repository.name,
+            length=response.length,
+            size=size,
         )
+        return Word.UNSURE
 
-    async def _probe(
-        self,
-        kind: Kind,
-        repository: Repository,
-        digest: Digest,
-        credential: Credential,
-        headers: list[tuple[bytes, bytes]],
-    ) -> Answer | None:
-        if kind == "blobs":
-            response = await self.head_blob(repository, digest, headers)
-        else:
-            target = target_of(kind, repository, digest)
-            response = await self.upstream.request(b"HEAD", target, headers, follow=True)
-        self.heard(repository, credential, response.status)
-        if 200 <= response.status < 300:
-            self.shared.index.link(repository, digest)
-            return None
-        return refusal(kind, response)
+    async def head_blob(self, requester: Requester, repository: Repository, digest: Digest) -> Response:
+        """Upstream's word on a blob: a response without its body. Raises UpstreamFailed."""
+        return await requester.head_blob(repository, digest, self.settings.blob_probe == "get")
 
-    async def head_blob(
-        self, repository: Repository, digest: Digest, headers: list[tuple[bytes, bytes]]
-    ) -> Response:
-        """Upstream's word on a blob: a response without its body. Raises UpstreamFailed.
+    async def _upstreams_answer(self, request: Request, me: Requester, question: Question) -> Answer | None:
+        """What upstream answers to the client's own request; None if that is a yes after all. Raises UpstreamFailed."""
+        method, accept = request.method, request.header("accept")
 
-        A redirect alone is no yes, for there are registries that redirect whatever they are asked for. It is
-        followed with a GET that ends at its head, because storage that signs URLs signs them for GET.
-        """
-        target = target_of("blobs", repository, digest)
-        if self.settings.blob_probe == "head":
-            response = await self.upstream.request(b"HEAD", target, headers)
-            if response.status not in REDIRECTS:
-                return response
-        response = await self.upstream.request(b"GET", target, headers, follow=True)
-        response.discard()
-        return response
+        async def ask() -> Answer | None:
+            asked = self.shared.now()
+            if question.kind == "blobs" and method == b"HEAD":
+                response = await self.head_blob(me, question.repository, question.digest)
+            else:
+                response = await me.ask(method, question.kind, question.repository, question.digest)
+            self.heard_status(me, question.repository, response, asked)
+            if 200 <= response.status < 300:
+                response.discard()
+                return None
+            return await captured(response)
+
+        return await self._answers.run((method, accept, question, me), ask)
 
 
-def target_of(kind: Kind, repository: Repository, target: object) -> bytes:
-    """The path of a blob or manifest (OCI distribution spec, "Endpoints")."""
-    return f"/v2/{repository.name}/{kind}/{target}".encode()
+def _is_page(response: Response | Answer) -> bool:
+    """Is it something for people, such as the log-in page that a registry redirects to?"""
+    kind = response.header(b"content-type") or b""
+    return kind.lower().startswith(b"text/html") and response.header(b"docker-content-digest") is None
 
 
-def refusal(kind: Kind, response: Response) -> Answer:
-    """The no that a HEAD brought, with the body that a GET would have had."""
-    code = _UNKNOWN_CODES[kind] if response.status == 404 else _ERROR_CODES.get(response.status, "UNKNOWN")
-    body = (
-        f'{{"errors":[{{"code":"{code}","message":"upstream answered {response.status}","detail":null}}]}}\n'
-    )
-    headers = [h for h in response.headers if h[0].lower() not in _DESCRIBES_BODY]
-    headers.append((b"Content-Type", b"application/json"))
-    return Answer(response.status, response.reason, headers, body.encode())
+async def captured(response: Response) -> Answer:
+    """An error of upstream, with its body if that is small."""
+    try:
+        return await capture(response, MOST_ERROR)
+    except (TooLarge, UpstreamFailed):
+        return Answer(response.status, response.reason, response.headers, b"", response.length)

@@ -32,6 +32,8 @@ def cache_status(detail: str) -> tuple[bytes, bytes]:
 
 
 HIT = cache_status("hit")
+STALE = cache_status("hit; detail=offline")
+"""What is stored, for a client whose right to it upstream, which is away, cannot be asked about."""
 BYPASS = cache_status("fwd=bypass")
 
 
@@ -70,6 +72,8 @@ class Answer:
     reason: bytes
     headers: RawHeaders = field(repr=False)
     body: bytes = field(repr=False)
+    length: int | None = None
+    """The Content-Length that upstream gave, which stands for itself in an answer to HEAD."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
@@ -77,7 +81,12 @@ class Answer:
 
     def send(self, request: Request, *added: tuple[bytes, bytes]) -> None:
         """Answer `request` with it."""
-        request.answer(self.status, downward(self.headers, *added), self.body)
+        headers = downward(self.headers, *added)
+        if request.method != b"HEAD":
+            request.answer(self.status, headers, self.body)
+        elif not request.gone:
+            request.begin(self.status, headers, self.length)
+            request.finish()
 
 
 class TooLarge(RegcachdError):
@@ -118,7 +127,8 @@ async def capture(response: Response, limit: int) -> Answer:
         raise TooLarge(f"{response.length} bytes, more than {limit}")
     taker = _Capture(limit, response)
     response.deliver(taker)
-    return Answer(response.status, response.reason, response.headers, await taker.done)
+    body = await taker.done
+    return Answer(response.status, response.reason, response.headers, body, response.length)
 
 
 @implementer(IPushProducer)

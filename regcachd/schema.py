@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
+from regcachd.access import Terms
 from regcachd.connect import Authority
 from regcachd.known import KNOWN, BlobProbe, blob_probe, known_realm, realm_hosts
 from regcachd.parent import Direct, Parent, direct, parent_of, proxy
@@ -113,6 +114,8 @@ class RegistryDefaults:
     ca: str | None = optional(text)
     timeout: float = key("60s", within(parse_duration, "100ms", "1h"))
     access_ttl: float = key("5m", within(parse_duration, "0s", "1d"))
+    public_ttl: float = key("1h", within(parse_duration, "0s", "7d"))
+    offline_grace: float = key("1d", within(parse_duration, "0s", "30d"))
     connections: int = key(4, within(count, 1, 16))
     retries: int = key(8, within(count, 0, 1000))
     retry_delay: float = key("15s", within(parse_duration, "10ms", "1h"))
@@ -150,7 +153,8 @@ class Registry:
     `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `token_hosts`
     are hosts beside it that hand out its tokens, and `realm` is the address where, if that is known; `ca` is a
     file with further trusted certificates; `insecure` turns the check of upstream's certificate off; `allow_push`
-    lets clients write. Times are in seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known;
+    lets clients write. Times are in seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known, `terms` in
+    regcachd.access;
     `parent` is the proxy that it is reached through. With `share`, every client may read what `auth` can.
     """
 
@@ -163,13 +167,13 @@ class Registry:
     insecure: bool
     allow_push: bool
     timeout: float
-    access_ttl: float
+    terms: Terms
+    share: bool
     connections: int
     retries: int
     retry_delay: float
     blob_probe: BlobProbe
     auth: Auth | None
-    share: bool
     realm_hosts: tuple[str, ...]
     parent: Parent | None
 
@@ -211,13 +215,13 @@ def make_registry(
         insecure=keys.insecure,
         allow_push=keys.allow_push,
         timeout=keys.timeout,
-        access_ttl=keys.access_ttl,
+        terms=Terms(keys.access_ttl, keys.public_ttl, keys.offline_grace),
+        share=keys.share,
         connections=keys.connections,
         retries=keys.retries,
         retry_delay=keys.retry_delay,
         blob_probe=blob_probe(url),
         auth=auth,
-        share=keys.share,
         realm_hosts=tuple(dict.fromkeys((*realm_hosts(url), *keys.realm_hosts))),
         parent=parent(given, defaults),
     )

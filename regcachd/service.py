@@ -12,6 +12,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from . import kernel_tls
+from .access import PUBLIC_FOR
 from .admission import CHECKERS, LOOK, ProxyUsers, read_users
 from .anonymity import Anonymity
 from .authentication import find_plugins, open_sessions
@@ -24,7 +25,7 @@ from .disk import DiskThreads
 from .endpoints import Endpoints
 from .errors import RegcachdError
 from .eviction import Eviction
-from .evidence import Proofs
+from .evidence import ANONYMOUS, Proofs, kept_key
 from .fills import Fills
 from .frontdoor import FrontDoor
 from .greeting import greet
@@ -90,6 +91,12 @@ def prepare(config: Config) -> CA:
     return ca
 
 
+def make_secrets(config: Config) -> Secrets:
+    """Once in the life of a daemon, after `prepare`. Raises KeyUnusable."""
+    keep = any(registry.terms.offline_grace for registry in config.registries.values())
+    return Secrets(proofs=kept_key(Path(config.state) / "proofs.key", keep))
+
+
 class RegcacheService(Service):
     """What serves: a daemon of one process, or, with an `inheritance`, one worker of several.
 
@@ -110,14 +117,14 @@ class RegcacheService(Service):
         self._reactor = reactor
         self.config = config
         self._inheritance = inheritance
-        secrets = Secrets() if inheritance is None else inheritance.secrets
+        secrets = make_secrets(config) if inheritance is None else inheritance.secrets
         self._readers = DiskThreads(reactor, "regcachd-read", READERS)
         self._writers = DiskThreads(reactor, "regcachd-write", WRITERS)
         self._now = now
         self.ca = prepare(config) if inheritance is None else open_configured_ca(config)
         store = Store(Path(config.store.path))
         self._index = Index(store.index_path)
-        self.fills = Fills(reactor, store, self._writers.run, self._blob_stored)
+        self.fills = Fills(reactor, store, self._writers.run, self._blob_stored, self._fill_broke)
         self._trouble = Trouble(reactor.seconds)
         proofs = Proofs(self._index, secrets.proofs)
         self._commons = Commons(self._index.bulletin, reactor, now)
@@ -176,7 +183,7 @@ class RegcacheService(Service):
         self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule, self._users)
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
-            LoopingCall(lambda: self._writers.run(self._index.forget_proofs, self._proofs_end())): CHECKPOINT,
+            LoopingCall(self._forget_proofs): CHECKPOINT,
             LoopingCall(lambda: self._writers.run(self._index.bulletin.forget, self._now())): CHECKPOINT,
             LoopingCall(self._renew_ca): RENEWAL,
             LoopingCall(self.eviction.wake): EVICTION,
@@ -213,9 +220,11 @@ class RegcacheService(Service):
         except PkiError as error:
             log.error("the CA could not be looked after, trying again tomorrow: {why}", why=error)
 
-    def _proofs_end(self) -> float:
-        """Proofs made before this time count nowhere any more."""
-        return self._now() - max((r.access_ttl for r in self.config.registries.values()), default=0.0)
+    def _forget_proofs(self) -> "Deferred[None]":
+        """Those that count nowhere any more."""
+        now, terms = self._now(), [registry.terms for registry in self.config.registries.values()]
+        life = max((max(each.access_ttl, each.offline_grace) for each in terms), default=0.0)
+        return self._writers.run(self._index.forget_proofs, now - life, ANONYMOUS, now - PUBLIC_FOR)
 
     def _names_beside(self, host: str) -> frozenset[str]:
         """The host names of the registries that answer to `host`."""
@@ -231,6 +240,10 @@ class RegcacheService(Service):
         self._index.add(blob.digest, blob.watermark, None, self._now())
         log.info("stored {digest}, {size} bytes", digest=str(blob.digest), size=blob.watermark)
         self.eviction.wake()
+
+    def _fill_broke(self, blob: Growing) -> None:
+        for repository in blob.links:  # they were made on the promise of these bytes
+            self._index.unlink(repository, blob.digest)
 
     async def _respond(self, request: Request) -> None:
         registry = request.channel.registry

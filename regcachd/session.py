@@ -86,7 +86,14 @@ class Session:
     _challenges: Challenges
 
     async def request(
-        self, method: bytes, target: bytes, headers: RawHeaders, *, scope: Scope, follow: bool = False
+        self,
+        method: bytes,
+        target: bytes,
+        headers: RawHeaders,
+        *,
+        scope: Scope,
+        follow: bool = False,
+        patient: bool = False,
     ) -> Response:
         """Ask the registry, as `Upstream.request` does; what `headers` hold of a client's credentials is left out.
 
@@ -97,7 +104,9 @@ class Session:
 
         async def send(authorization: str | None) -> Response:
             own = [] if authorization is None else [(b"Authorization", authorization.encode())]
-            response = await self.upstream.request(method, target, [*headers, *own], follow=follow)
+            response = await self.upstream.request(
+                method, target, [*headers, *own], follow=follow, patient=patient
+            )
             if response.status == 401 and authorization is not None:
                 self._authenticator.refused(authorization)
             return response

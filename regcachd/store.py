@@ -106,6 +106,13 @@ class Store:
         """Is there such a blob?"""
         return os.access(self.blob_path(digest), os.F_OK)
 
+    def size(self, digest: Digest) -> int | None:
+        """The bytes of a stored blob; None when it is not there, or the disk fails."""
+        try:
+            return self.blob_path(digest).stat().st_size
+        except OSError:
+            return None
+
     def acquire(self, digest: Digest) -> Partial | None:
         """Begin or go on with a blob; None when another process is at it. Raises OSError."""
         return Partial.acquire(self.partial_path(digest), digest)

@@ -30,10 +30,10 @@ from .config import Config, Sources
 from .errors import RegcachdError
 from .greeting import greet
 from .index import Index
-from .inheritance import FIRST_SOCKET, Inheritance, Secrets
+from .inheritance import FIRST_SOCKET, Inheritance
 from .listening import bind, withdraw
 from .logpipe import Lines, decode
-from .service import prepare
+from .service import make_secrets, prepare
 from .store import Store
 
 log = Logger()
@@ -108,7 +108,7 @@ class Workers(Service):
         self._index = Index(store.index_path)
         # a worker evicts within a minute, so nobody has to be told when there is more to evict
         self.care = Care(reactor, config, store, self._index, time.time, shrink=lambda: None)
-        self._secrets = Secrets()
+        self._secrets = make_secrets(config)
         self.places = [Place(number) for number in range(1, count + 1)]
         self.ports: list[Any] = []
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regcachd.access import Terms
 from regcachd.authentication import find_plugins, kinds_of
 from regcachd.config import (
     CAFiles,
@@ -92,13 +93,13 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             insecure=False,
             allow_push=False,
             timeout=60.0,
-            access_ttl=300.0,
+            terms=Terms(access_ttl=300.0, public_ttl=3600.0, offline_grace=86400.0),
+            share=False,
             connections=4,
             retries=8,
             retry_delay=15.0,
             blob_probe="head",
             auth=None,
-            share=False,
             realm_hosts=("auth.docker.io",),
             parent=None,
         )
@@ -130,6 +131,7 @@ def test_every_key_is_read() -> None:
         [defaults]
         ca = "site.pem"
         timeout = "90s"
+        offline_grace = "2h"
         [registries."registry.site.example:5443"]
         upstream = "http://Registry.site.example:80/"
         """,
@@ -140,6 +142,7 @@ def test_every_key_is_read() -> None:
         insecure = true
         allow_push = true
         access_ttl = 0
+        public_ttl = "10m"
         connections = 1
         retries = 3
         retry_delay = "2.5s"
@@ -173,13 +176,13 @@ def test_every_key_is_read() -> None:
         insecure=True,
         allow_push=True,
         timeout=90.0,
-        access_ttl=0.0,
+        terms=Terms(access_ttl=0.0, public_ttl=600.0, offline_grace=7200.0),
+        share=False,
         connections=1,
         retries=3,
         retry_delay=2.5,
         blob_probe="head",
         auth=None,
-        share=False,
         realm_hosts=("auth.site.example:443", "auth.site.example:5001"),
         parent=None,
     )

@@ -305,7 +305,7 @@ async def test_parallel_ranges_of_one_client_cause_one_fill(tmp_path: Path) -> N
 async def test_a_range_far_ahead_is_passed_to_upstream_while_the_fill_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regcachd.blobs.FAR", 1_000_000)
+    monkeypatch.setattr("regcachd.delivery.FAR", 1_000_000)
     async with running(tmp_path) as world:
         digest = world.registry.add_blob("team/app", DATA)
         world.registry.fault(lambda request: not is_extra(request), StallAfter(500_000))

@@ -14,7 +14,7 @@ import tests.world
 from regcachd.reference import Digest
 from regcachd.service import RegcacheService
 from regcachd.testing import FakeRegistry, RedirectTo, StallAfter, StallBeforeHeaders, Status
-from tests.through import basic, blob_path, limits, logged, running, start, together
+from tests.through import basic, blob_path, limits, logged, questions, running, start, together
 from tests.world import Client, Reply, World, until
 
 reactor: Any = _reactor
@@ -53,6 +53,11 @@ async def pulled(world: World) -> Digest:
     await until(lambda: digest.hex in world.stored())
     world.registry.requests.clear()
     return digest
+
+
+def credentials(world: World) -> list[str | None]:
+    """In whose name upstream was asked."""
+    return [request.authorization for request in questions(world)]
 
 
 def no_secret(reply: Reply) -> bool:
@@ -100,7 +105,8 @@ async def test_a_stranger_gets_upstreams_own_no(
             assert no_secret(reply)
             if status == 401:
                 assert reply.headers["www-authenticate"] == 'Basic realm="fake registry"'
-        assert world.registry.requests.count("GET") == 0
+        # each GET is one that was refused: its answer is upstream's
+        assert world.registry.requests.count("GET", "/blobs/") == (3 if method == "GET" else 0)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -249,10 +255,11 @@ async def test_a_yes_is_good_for_access_ttl_and_then_asked_for_again(
         assert len(world.registry.requests) == 0
         wall.time += 1
         assert (await client.get(path, Authorization=VICTIM)).body == DATA
-        assert [request.method for request in world.registry.requests] == ["HEAD"]
+        # one question in nobody's name, for the repository might be public; and one in the client's
+        assert credentials(world) == [None, VICTIM]
         wall.time += 299
         assert (await client.get(path, Authorization=VICTIM)).status == 200
-        assert len(world.registry.requests) == 1
+        assert len(questions(world)) == 2
 
 
 async def test_who_has_lost_the_right_loses_it_here_within_access_ttl(
@@ -297,14 +304,14 @@ async def test_with_access_ttl_0_upstream_is_asked_each_time(tmp_path: Path) -> 
         digest = await pulled(world)
         for _ in range(3):
             assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)).body == DATA
-        assert [request.method for request in world.registry.requests] == ["HEAD"] * 3
+        assert credentials(world) == [None, *[VICTIM] * 3]
 
 
 @pytest.mark.parametrize("code", [429, 500, 503])
 async def test_an_upstream_in_trouble_is_no_yes(tmp_path: Path, code: int) -> None:
     async with running(tmp_path, private_registry()) as world:
         digest = await pulled(world)
-        world.registry.fault("HEAD", Status(code, {"Retry-After": "3"}))
+        world.registry.fault("/blobs/", Status(code, {"Retry-After": "3"}))
         reply = await world.client().get(blob_path(digest, PRIVATE), Authorization=ATTACKER)
         assert (reply.status, reply.headers["retry-after"]) == (code, "3")
         assert DATA[:100] not in reply.body
@@ -320,12 +327,26 @@ async def test_an_upstream_that_is_away_is_no_yes(tmp_path: Path) -> None:
         assert reply.body == DATA  # its proof is fresh
 
 
-async def test_a_restart_forgets_every_yes(tmp_path: Path) -> None:
+async def test_a_restart_makes_no_yes_younger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = Wall(monkeypatch)
     async with running(tmp_path, private_registry()) as world:
         digest = await pulled(world)
-        await world.service.stopService()
+        wall.time += 200
+        await world.restart_daemon()
         world.registry.private(PRIVATE, set())
-        world.start_daemon()
+        assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)).status == 200
+        assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=ATTACKER)).status == 403
+        wall.time += 100
+        await world.restart_daemon()
+        assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)).status == 403
+
+
+async def test_without_offline_grace_a_restart_forgets_every_yes(tmp_path: Path) -> None:
+    async with running(tmp_path, private_registry(), settings="offline_grace = 0") as world:
+        digest = await pulled(world)
+        assert not (tmp_path / "state/proofs.key").exists()
+        await world.restart_daemon()
+        world.registry.private(PRIVATE, set())
         assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)).status == 403
 
 
@@ -355,7 +376,8 @@ async def test_identical_questions_about_something_stored_are_asked_once(tmp_pat
         world.registry.heal(stall)
         world.registry.release()
         assert {reply.status for reply in await together(*asked)} == {403}
-        assert len(world.registry.requests) <= 2
+        # in nobody's name, in the attacker's, and for what the attacker is told
+        assert [request.method for request in questions(world)] == ["HEAD", "HEAD", "GET"]
 
 
 async def test_different_strangers_in_one_crowd_each_get_their_own_answer(tmp_path: Path) -> None:
@@ -420,7 +442,7 @@ async def test_token_registries_from_the_challenge_to_the_layer(tmp_path: Path) 
         # and the same layer of a public image is public
         public = await token(client, world, "library/public", None)
         assert (await client.get(blob_path(digest, "library/public"), Authorization=public)).body == DATA
-        assert registry.requests.count("GET", "/blobs/") == 0
+        assert registry.requests.count("GET", "/blobs/") == 4  # those that were refused
 
 
 async def test_an_expired_token_of_the_right_user_is_told_so(

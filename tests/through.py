@@ -18,7 +18,7 @@ from zope.interface import implementer
 from regcachd.growing import Growing
 from regcachd.reference import Digest
 from regcachd.testing import FakeRegistry
-from regcachd.testing.message import Body
+from regcachd.testing.message import Body, Request
 from tests.wire import connect_through, trusting
 from tests.world import NAME, Client, Reply, World
 
@@ -58,6 +58,11 @@ def add_sha512(registry: FakeRegistry, data: bytes, repository: str = "team/app"
     digest = Digest.of(data, "sha512")
     registry.blobs.setdefault(repository, {})[digest] = Body.of(data)
     return digest
+
+
+def questions(world: World) -> list[Request]:
+    """What upstream was asked; the ping that tells the daemon how to ask does not count."""
+    return [request for request in world.registry.requests if request.path != "/v2/"]
 
 
 def basic(user: str, password: str) -> str:
