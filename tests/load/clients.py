@@ -87,8 +87,8 @@ class Client:
         connection = connect(self.daemon(), PATIENCE)
         try:
             connection.request("GET", blob.path)
-            response = connection.getresponse()
-            return response.status == 200 and response.read() == blob.data
+            with connection.getresponse() as response:
+                return response.status == 200 and response.read() == blob.data
         except (OSError, http.client.HTTPException):
             return False
         finally:
@@ -97,15 +97,15 @@ class Client:
     def manifest(self, connection: http.client.HTTPSConnection) -> None:
         """The tag, whatever it names."""
         connection.request("GET", f"/v2/{REPOSITORY}/manifests/latest")
-        response = connection.getresponse()
-        response.read()
+        with connection.getresponse() as response:
+            response.read()
         self.tally.count("manifests" if response.status == 200 else "refused")
 
     def head(self, connection: http.client.HTTPSConnection, blob: Blob) -> None:
         """HEAD, which has to know the size, if it knows anything."""
         connection.request("HEAD", blob.path)
-        response = connection.getresponse()
-        response.read()
+        with connection.getresponse() as response:
+            response.read()
         length = response.getheader("Content-Length")
         if response.status == 200 and length not in (None, str(len(blob.data))):
             self.tally.accuse(f"HEAD of {blob.digest} says {length} bytes")
@@ -121,11 +121,23 @@ class Client:
         """GET, all or a part; now and then the client leaves in the middle, or reads on only after a while."""
         headers = {} if start is None or stop is None else {"Range": f"bytes={start}-{stop - 1}"}
         connection.request("GET", blob.path, headers=headers)
-        response = connection.getresponse()
-        if response.status not in (200, 206):
-            response.read()
-            self.tally.count("refused")
-            return
+        with connection.getresponse() as response:
+            if response.status in (200, 206):
+                self.take(connection, response, blob, headers, start, stop)
+            else:
+                response.read()
+                self.tally.count("refused")
+
+    def take(
+        self,
+        connection: http.client.HTTPSConnection,
+        response: http.client.HTTPResponse,
+        blob: Blob,
+        headers: dict[str, str],
+        start: int | None,
+        stop: int | None,
+    ) -> None:
+        """Read and judge the answer to a GET."""
         at, end = (start or 0, stop) if response.status == 206 else (0, None)
         end = len(blob.data) if end is None else end
         if response.status == 206:
