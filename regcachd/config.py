@@ -179,6 +179,8 @@ def _auth(
         auth = read_auth(given.get("auth"), {key: value for key, (_, value) in further.items()}, kinds)
         if auth is None and given.get("share"):
             raise BadKey("share", "it shares regcachd's own credential, and this registry has none: set auth")
+        if given.get("push_with_shared") and not (given.get("share") and given.get("allow_push")):
+            raise BadKey("push_with_shared", "it needs share = true and allow_push = true beside it")
     except BadKey as error:
         raise ConfigError(further.get(error.key, (file,))[0], _path(where, error.key), str(error)) from None
     return auth

@@ -10,12 +10,13 @@ from attrs import define, field
 
 from .blobs import Blobs, Openings
 from .connect import Authority, HeadError
+from .interfaces import Scope
 from .manifests import Manifests
 from .pings import Pings
 from .push import Pushes, is_write
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
-from .routes import Blob, Elsewhere, Manifest, Ping, Upload, route
+from .routes import Blob, Catalog, Elsewhere, Manifest, Ping, Referrers, TagList, Upload, route
 from .token_endpoints import TokenEndpoints
 from .upstream import Upstream
 from .web import MOST_BODY, Request
@@ -76,6 +77,8 @@ class Endpoints:
                     pass
                 case Upload():
                     await self._pushes.answer(request)
+                case (TagList() | Referrers() | Catalog()) as listing:
+                    await self._list(request, None if isinstance(listing, Catalog) else listing.name)
                 case _:
                     await self._pass_through(request)
 
@@ -94,6 +97,16 @@ class Endpoints:
         if authority is not None and self._tokens.host(authority):
             return named.host == authority.host
         return named.host in {authority.host for authority in self._registry.settings.authorities}
+
+    async def _list(self, request: Request, repository: str | None) -> None:
+        """What there is, of a repository or of all: upstream says, to the client or to whose credential it shares."""
+        session = self._registry.session_for(request)
+        if session is None:
+            await self._pass_through(request)
+            return
+        scope = Scope(repository)
+        response = await session.request(request.method, request.uri, upward(request), scope=scope)
+        await stream(request, response, (BYPASS,))
 
     async def _pass_through(self, request: Request) -> None:
         upstream = self._tokens.host(request.channel.authority) or self._registry.upstream

@@ -2,6 +2,8 @@
 
 Every client begins with it, and without a credential every client gets the same answer. So upstream is asked once in
 five minutes, and its challenges go to all clients as it wrote them: some read them with less than a parser.
+
+Where regcachd's own credential is shared, clients without one are not challenged, and upstream is not asked.
 """
 
 from attrs import define
@@ -9,13 +11,15 @@ from attrs import define
 from .commons import STORED, Common, impersonal, is_anybodys, once
 from .http1 import UpstreamFailed
 from .registry import CachedRegistry
-from .relay import TooLarge, asking, capture
-from .web import MOST_BODY, Request
+from .relay import VIA, TooLarge, asking, capture
+from .web import JSON, MOST_BODY, Request
 
 FRESH = 300.0
 """Seconds for which an answer is everybody's."""
 STALE = 30 * 24 * 3600.0
 """Seconds for which it is still one when upstream cannot be asked."""
+
+_WELCOME = ((b"Content-Type", JSON), (b"Docker-Distribution-Api-Version", b"registry/2.0"), VIA)
 
 
 @define(eq=False)
@@ -31,6 +35,9 @@ class Pings:
 
     async def answer(self, request: Request) -> bool:
         """Answer a ping as upstream answers everybody; False for one that is upstream's own to answer."""
+        if self._registry.session_for(request) is not None:
+            request.answer(200, _WELCOME, b"{}")
+            return True
         if not is_anybodys(request) or request.uri != b"/v2/":
             return False
         headers = asking(request)

@@ -2,17 +2,19 @@
 
 The client's own credential goes with it and upstream judges; nothing is repeated, and what upstream answers, Location
 headers of upload sessions included, goes back as it came: they lead to the registry's host, which is intercepted again.
+Only with `push_with_shared` does a client without a credential write with the one that regcachd shares.
 """
 
 from typing import Final
 
 from attrs import define
 
-from .http1 import RawHeaders
+from .http1 import RawHeaders, Response
+from .interfaces import Scope
 from .reference import Digest
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
-from .routes import Blob, Manifest, in_api, route
+from .routes import Blob, Manifest, Upload, in_api, route
 from .web import Request
 
 READING: Final = (b"GET", b"HEAD")
@@ -39,13 +41,22 @@ class Pushes:
             return
         status: int | None = None
         try:
-            response = await self._registry.upstream.request(
-                request.method, request.uri, self._headers(request), body=request.upload or request.body()
-            )
+            response = await self._sent(request)
             status = response.status
         finally:
             self._note(request, status)
         await stream(request, response, (BYPASS,))
+
+    async def _sent(self, request: Request) -> Response:
+        """Upstream's answer."""
+        registry, body = self._registry, request.upload or request.body()
+        headers, where = self._headers(request), route(request.path)
+        session = registry.session_for(request) if registry.settings.push_with_shared else None
+        if session is None or not isinstance(where, Blob | Manifest | Upload):
+            return await registry.upstream.request(request.method, request.uri, headers, body=body)
+        actions = ("pull", "push", "delete") if request.method == b"DELETE" else ("pull", "push")
+        scope = Scope(where.name, actions)
+        return await session.request_once(request.method, request.uri, headers, body, scope=scope)
 
     def _refuse(self, request: Request) -> None:
         name = self._registry.settings.name

@@ -134,17 +134,17 @@ class CachedRegistry:
 
     # -- who asks
 
-    def is_shared_with(self, request: Request) -> bool:
-        """Is this client, which brings no credential, one that regcachd's own is shared with?"""
-        return self.settings.share and self.session is not None and request.header("authorization") is None
+    def session_for(self, request: Request) -> Session | None:
+        """The session that a client without a credential shares, if regcachd's own is shared."""
+        return self.session if self.settings.share and request.header("authorization") is None else None
 
     def requester(self, request: Request) -> Requester:
         """The client, as the one who asks."""
         headers, authorization = asking(request), request.header("authorization")
-        if self.is_shared_with(request):
-            assert self.session is not None
+        session = self.session_for(request)
+        if session is not None:
             credential = self.shared.proofs.shared_credential(f"{self.settings.name} {self._describe_auth()}")
-            return Requester(Who.SHARED, credential, headers, True, self.session)
+            return Requester(Who.SHARED, credential, headers, True, session)
         credential = self.shared.anonymity.credential(authorization)
         if self.shared.anonymity.is_anonymous(authorization):
             return Requester(Who.ANONYMOUS, credential, headers, False, self._bare)

@@ -73,7 +73,7 @@ class Answer:
     headers: RawHeaders = field(repr=False)
     body: bytes = field(repr=False)
     length: int | None = None
-    """The Content-Length that upstream gave, which stands for itself in an answer to HEAD."""
+    """The Content-Length that upstream gave, for a body that is not here: an answer to HEAD has none."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
@@ -85,7 +85,7 @@ class Answer:
         if request.method != b"HEAD":
             request.answer(self.status, headers, self.body)
         elif not request.gone:
-            request.begin(self.status, headers, self.length)
+            request.begin(self.status, headers, len(self.body) if self.body else self.length)
             request.finish()
 
 

@@ -18,8 +18,16 @@ class SecretsExposed(RegcachdError):
 
 
 def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
-    """The secrets of all registries, each with the key it belongs to."""
+    """All there are, each with the key it belongs to. A secret that many registries have from [defaults] comes once."""
+    if config.proxy_users is not None:
+        yield "proxy_users", config.proxy_users
+    default = config.defaults.upstream_proxy_password
+    if default is not None:
+        yield "defaults.upstream_proxy_password", default
     for name, registry in config.registries.items():
+        password = None if registry.parent is None else registry.parent.password
+        if isinstance(password, Secret) and password != default:
+            yield f'registries."{name}".upstream_proxy_password', password
         if registry.auth is None:
             continue
         keys: Any = registry.auth.keys
@@ -53,6 +61,8 @@ def report(config: Config) -> None:
     for problem in exposed(config):
         log.warn("{problem}", problem=problem)
     for key, secret in secrets_of(config):
+        if secret is config.proxy_users:
+            continue  # without them the daemon has not started
         try:
             secret.read()
         except SecretUnreadable as error:

@@ -133,6 +133,7 @@ class RegistryKeys(RegistryDefaults):
     token_hosts: tuple[Authority, ...] | None = optional(list_of(authority))
     insecure: bool = key(False, flag)
     allow_push: bool = key(False, flag)
+    push_with_shared: bool = key(False, flag)
     auth: str | None = optional(kind_name)
     share: bool = key(False, flag)
     realm_hosts: tuple[str, ...] = key([], list_of(realm_host))
@@ -153,8 +154,8 @@ class Registry:
     `upstream` is scheme://host[:port]; `authorities` is everything a client may CONNECT to for it; `token_hosts`
     are hosts beside it that hand out its tokens, and `realm` is the address where, if that is known; `ca` is a
     file with further trusted certificates; `insecure` turns the check of upstream's certificate off; `allow_push`
-    lets clients write. Times are in seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known, `terms` in
-    regcachd.access;
+    lets clients write; with `push_with_shared` those without a credential do so with regcachd's. Times are in
+    seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known, `terms` in regcachd.access;
     `parent` is the proxy that it is reached through. With `share`, every client may read what `auth` can.
     """
 
@@ -166,6 +167,7 @@ class Registry:
     ca: str | None
     insecure: bool
     allow_push: bool
+    push_with_shared: bool
     timeout: float
     terms: Terms
     share: bool
@@ -214,6 +216,7 @@ def make_registry(
         ca=keys.ca,
         insecure=keys.insecure,
         allow_push=keys.allow_push,
+        push_with_shared=keys.push_with_shared,
         timeout=keys.timeout,
         terms=Terms(keys.access_ttl, keys.public_ttl, keys.offline_grace),
         share=keys.share,

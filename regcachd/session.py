@@ -22,6 +22,7 @@ from .http1 import RawHeaders, Response, UpstreamFailed
 from .interfaces import AuthFailed, IAuthenticator, Scope
 from .secret import SecretUnreadable
 from .singleflight import SingleFlight
+from .upload import Upload
 from .upstream import Upstream
 
 Asked = tuple[Challenge, ...]
@@ -31,6 +32,8 @@ MEMORY = 300.0
 
 _PING = b"/v2/"
 _CLIENTS_OWN = frozenset((b"authorization", b"cookie"))
+_DAEMONS_OWN = b"set-cookie"
+"""What of an answer goes to no client: a cookie can stand for the credential (Harbor's does)."""
 
 
 class CredentialRefused(UpstreamFailed):
@@ -100,16 +103,11 @@ class Session:
         The answer may be a 401: then the registry grants the credential no more than that. Raises UpstreamFailed,
         and CredentialRefused when the credential, or its lack, was turned down where tokens are handed out.
         """
-        headers = [h for h in headers if h[0].lower() not in _CLIENTS_OWN]
 
         async def send(authorization: str | None) -> Response:
-            own = [] if authorization is None else [(b"Authorization", authorization.encode())]
-            response = await self.upstream.request(
-                method, target, [*headers, *own], follow=follow, patient=patient
-            )
-            if response.status == 401 and authorization is not None:
-                self._authenticator.refused(authorization)
-            return response
+            with_own = _with(headers, authorization)
+            response = await self.upstream.request(method, target, with_own, follow=follow, patient=patient)
+            return self._come(response, authorization)
 
         asked = await self._challenges.known()
         refusal: CredentialRefused | None = None
@@ -143,6 +141,29 @@ class Session:
         response.discard()
         return await send(authorization)
 
+    async def authorization(self, scope: Scope) -> str | None:
+        """The header for a request within `scope`, as far as is known without making it. Raises as `request` does."""
+        return await self._authorization(await self._challenges.known(), scope)
+
+    async def request_once(
+        self, method: bytes, target: bytes, headers: RawHeaders, body: bytes | Upload, *, scope: Scope
+    ) -> Response:
+        """A request whose body cannot be sent again: a 401 is its answer, and news for the next one.
+
+        Raises as `request` does.
+        """
+        authorization = await self.authorization(scope)
+        response = await self.upstream.request(method, target, _with(headers, authorization), body=body)
+        self._challenges.learn(response)
+        return self._come(response, authorization)
+
+    def _come(self, response: Response, authorization: str | None) -> Response:
+        """A response to this header."""
+        if response.status == 401 and authorization is not None:
+            self._authenticator.refused(authorization)
+        response.headers = [h for h in response.headers if h[0].lower() != _DAEMONS_OWN]
+        return response
+
     async def _authorization(
         self, asked: Asked, scope: Scope, response: Response | None = None
     ) -> str | None:
@@ -156,6 +177,12 @@ class Session:
             if isinstance(error, AuthFailed) and error.refused:
                 raise CredentialRefused(message) from None
             raise UpstreamFailed(message) from None
+
+
+def _with(headers: RawHeaders, authorization: str | None) -> RawHeaders:
+    """The daemon's own credential, or none, instead of a client's."""
+    kept = [h for h in headers if h[0].lower() not in _CLIENTS_OWN]
+    return kept if authorization is None else [*kept, (b"Authorization", authorization.encode())]
 
 
 def challenges_of(headers: RawHeaders) -> Asked:

@@ -27,6 +27,7 @@ def connect(target: str, tunnel: Tunnel) -> Decision:
         ("index.docker.io:443", "docker.io"),
         ("docker.io:443", "docker.io"),
         ("QUAY.io.:443", "quay.io"),
+        ("auth.docker.io:443", "docker.io"),
     ],
 )
 def test_a_registry_is_intercepted_whatever_tunnels_may_do(target: str, registry: str, policy: str) -> None:
@@ -36,7 +37,7 @@ def test_a_registry_is_intercepted_whatever_tunnels_may_do(target: str, registry
 @pytest.mark.parametrize(
     ("target", "tunnel"),
     [
-        ("auth.docker.io:443", Tunnel()),
+        ("tokens.example.net:443", Tunnel()),
         ("example.com:8443", Tunnel(ports=frozenset({443, 8443}))),
         ("proxy.example.org:443", LISTED),
         ("a.example.com:443", LISTED),

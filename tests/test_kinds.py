@@ -115,6 +115,11 @@ def test_the_keys_may_come_from_several_files_in_any_order_and_the_later_wins() 
             ["share = true"],
             "registries.r.share: it shares regcachd's own credential, and this registry has none",
         ),
+        (
+            ['username = "a"\npassword = "file:/p"\nshare = true\npush_with_shared = true'],
+            "registries.r.push_with_shared: it needs share = true and allow_push = true beside it",
+        ),
+        (["allow_push = true\npush_with_shared = true"], "registries.r.push_with_shared: it needs share"),
         (["share = 1"], "registries.r.share = 1: expected true or false"),
         (['realm_hosts = ["https://a"]'], "registries.r.realm_hosts"),
     ],

@@ -323,5 +323,5 @@ async def test_a_range_far_ahead_is_passed_to_upstream_while_the_fill_goes_on(
         world.registry.release()
         assert (await near).body == DATA[1_000_000:1_000_100]
         assert (await whole).body == DATA
-        assert world.registry.requests.count("GET") == 2
+        assert world.registry.requests.count("GET", "/blobs/") == 2
         await until(lambda: world.stored() == [digest.hex])

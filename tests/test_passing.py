@@ -212,7 +212,9 @@ async def test_the_rest_comes_from_upstream_by_range(tmp_path: Path, disk: Disk)
         assert replies[1].body == DATA[300_000:900_000]
         assert replies[2].body == DATA[900_000:]
         assert len(lines) == 1
-        ranges = [request.headers.get("range") for request in world.registry.requests.matching("GET")]
+        ranges = [
+            request.headers.get("range") for request in world.registry.requests.matching("GET", "/blobs/")
+        ]
         assert ranges[0] is None
         assert None not in ranges[1:]
 

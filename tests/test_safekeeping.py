@@ -56,3 +56,24 @@ def test_a_secret_that_is_not_there_is_an_error_in_the_log_and_no_more(path: Pat
     (line,) = lines
     assert line.startswith(f'registries."a.b:1".password: file:{path}: cannot be read: No such file')
     assert exposed(config(path)) == []
+
+
+def test_the_parents_password_and_the_proxys_users_are_secrets_too(path: Path) -> None:
+    """That of [defaults] is named once, whoever has it from there."""
+    parent = f'upstream_proxy = "http://u@proxy.test:3128"\nupstream_proxy_password = "file:{path}%s"\n'
+    for other in ("2", "3"):
+        path.with_name(path.name + other).touch(mode=0o644)
+    text = (
+        f'proxy_users = "file:{path}3"\n[defaults]\n{parent % ""}'
+        f"[registries.one]\n[registries.two]\n[registries.three]\n{parent % '2'}"
+    )
+    secrets = parse_config([("a.toml", text)], kinds_of(find_plugins()))
+    assert [problem.partition(": ")[0] for problem in exposed(secrets)] == [
+        "proxy_users",
+        "defaults.upstream_proxy_password",
+        'registries."three".upstream_proxy_password',
+    ]
+    with logged() as lines:
+        report(secrets)
+    assert [line.partition(": ")[0] for line in lines][3:] == ['registries."three".upstream_proxy_password']
+    assert lines[3].endswith("2: empty; until it can be read there is no access with it")
