@@ -8,11 +8,13 @@ from typing import Final
 
 from attrs import define
 
-from .http1 import RawHeaders
+from .passage import NotConnected
 from .reference import Digest
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
+from .response import RawHeaders
 from .routes import Blob, Manifest, in_api, route
+from .upstream import Unreachable
 from .web import Request
 
 READING: Final = (b"GET", b"HEAD")
@@ -37,14 +39,17 @@ class Pushes:
         if is_write(request) and not (settings.allow_push and _is_plain(request)):
             self._refuse(request)
             return
-        status: int | None = None
         try:
             response = await self._registry.upstream.request(
                 request.method, request.uri, self._headers(request), body=request.upload or request.body()
             )
-            status = response.status
-        finally:
-            self._note(request, status)
+        except (NotConnected, Unreachable):
+            raise  # nothing has been sent
+        except BaseException:
+            self._note(request)
+            raise
+        if response.status < 300:
+            self._note(request)
         await stream(request, response, (BYPASS,))
 
     def _refuse(self, request: Request) -> None:
@@ -61,9 +66,9 @@ class Pushes:
             return [*(h for h in headers if h[0].lower() != _PROTO), (b"X-Forwarded-Proto", b"https")]
         return headers
 
-    def _note(self, request: Request, status: int | None) -> None:
-        """Forget what a write may have changed. Without a status nobody knows whether it did."""
-        if request.method in READING or (status is not None and status >= 300):
+    def _note(self, request: Request) -> None:
+        """Forget what a write has changed, or may have: without an answer nobody knows."""
+        if request.method in READING:
             return
         registry, index = self._registry, self._registry.shared.index
         match route(request.path):

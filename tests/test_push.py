@@ -677,3 +677,83 @@ async def test_a_write_of_which_nobody_knows_the_end(tmp_path: Path) -> None:
 
         assert (await together(client, upstream))[0] == 502
         assert index.tag(REPOSITORY, Tag("1"), "") is None
+
+
+async def test_a_write_that_was_never_sent_changes_nothing(tmp_path: Path) -> None:
+    async with pushing(tmp_path) as place:
+        index = place.world.service._index
+        index.set_tag(REPOSITORY, Tag("1"), "", TagEntry(MANIFEST, "x", 1.0))
+        await place.registry.stop()
+        reply = await deferToThread(place.world.client().ask, "PUT", "/v2/team/app/manifests/1", {}, b"{}")
+        assert reply.status == 502
+        assert index.tag(REPOSITORY, Tag("1"), "") is not None
+
+
+# -- the breaker
+
+
+async def test_clients_that_leave_do_not_make_a_registry_unreachable(tmp_path: Path) -> None:
+    """Nor do uploads on which it closes, or over which it broods: others can be served meanwhile."""
+    async with pushing(tmp_path, 'allow_push = true\ntimeout = "100ms"') as place:
+
+        def left() -> None:
+            talk = place.talk()
+            talk.send(head("PATCH", UPLOAD, "Content-Length: 10") + b"hello")
+            peer = place.registry.peer()
+            peer.head()
+            peer.body(5)
+            talk.close()
+            peer.rest()
+
+        def closed() -> None:
+            talk = place.talk()
+            talk.send(head("PATCH", UPLOAD, "Content-Length: 10") + b"hello")
+            peer = place.registry.peer()
+            peer.head()
+            peer.reset()
+            assert talk.reply("PATCH").status == 502
+
+        def brooded() -> None:
+            talk = place.talk()
+            talk.send(head("PUT", UPLOAD, "Content-Length: 0"))
+            place.registry.peer().rest()
+            assert talk.reply("PUT").status == 504
+
+        for _ in range(4):
+            for way in left, closed, brooded:
+                await deferToThread(way)
+        await until(lambda: not place.busy)
+        assert place.world.service._upstreams[NAME].outage is None
+
+
+async def test_an_upload_is_not_what_others_wait_for(tmp_path: Path) -> None:
+    """While a registry is being tried again, an upload of a slow client is one of those who try, and no more."""
+    async with pushing(tmp_path) as place:
+        upstream = place.world.service._upstreams[NAME]
+        breaker = upstream._breaker(upstream._home)
+        for _ in range(3):
+            breaker.failed(0.0, 0.0, "test", 502, 0.0)
+        assert upstream.unreachable_since is not None
+
+        def slow() -> tuple[Talk, Peer]:
+            talk = place.talk()
+            talk.send(head("PATCH", UPLOAD, "Content-Length: 10") + b"hello")
+            peer = place.registry.peer()
+            peer.head()
+            return talk, peer
+
+        def ping() -> int:
+            talk = place.talk()
+            talk.send(head("GET", "/v2/team/app/tags/list"))
+            peer = place.registry.peer()
+            peer.head()
+            peer.answer(200)
+            return talk.reply().status
+
+        talk, peer = await deferToThread(slow)
+        assert upstream.unreachable_since is not None
+        assert await deferToThread(ping) == 200
+        assert upstream.unreachable_since is None
+        peer.reset()
+        talk.close()
+        await until(lambda: not place.busy)
