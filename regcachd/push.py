@@ -1,13 +1,16 @@
 """Pushes: what changes a registry, passed on as it comes where the registry's `allow_push` says so.
 
-The client's own credential goes with it and upstream judges; nothing is repeated, and what upstream answers, Location
-headers of upload sessions included, goes back as it came: they lead to the registry's host, which is intercepted again.
+The client's own credential goes with it and upstream judges; nothing is repeated, and what upstream answers goes back
+as it came. So do the Locations of upload sessions, which lead to the registry again; only where that calls itself by an
+address that the client does not know it by (`upstream`) does the client get its own name for it instead.
 """
 
+import re
 from typing import Final
 
 from attrs import define
 
+from .netloc import parse_url
 from .passage import NotConnected
 from .reference import Digest
 from .registry import CachedRegistry
@@ -20,6 +23,7 @@ from .web import Request
 READING: Final = (b"GET", b"HEAD")
 WRITING: Final = (b"POST", b"PUT", b"PATCH", b"DELETE")
 _PROTO: Final = b"x-forwarded-proto"
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 
 def is_write(request: Request) -> bool:
@@ -50,6 +54,10 @@ class Pushes:
             raise
         if response.status < 300:
             self._note(request)
+        response.headers = [
+            (name, self._way_back(request, value) if name.lower() == b"location" else value)
+            for name, value in response.headers
+        ]
         await stream(request, response, (BYPASS,))
 
     def _refuse(self, request: Request) -> None:
@@ -65,6 +73,17 @@ class Pushes:
         if self._registry.settings.upstream.startswith("http://"):
             return [*(h for h in headers if h[0].lower() != _PROTO), (b"X-Forwarded-Proto", b"https")]
         return headers
+
+    def _way_back(self, request: Request, location: bytes) -> bytes:
+        """A Location as the client can follow it: by the name that it knows the registry by, if upstream's is another.
+
+        containerd, for one, shows its credential to no other, and clients may be told to use no proxy for another.
+        """
+        known_as, found = request.channel.authority, _ABSOLUTE.match(location)
+        home, _ = parse_url(self._registry.settings.upstream)
+        if known_as is None or found is None or found[1].lower() != home.authority.encode():
+            return location
+        return b"https://" + str(known_as).removesuffix(":443").encode() + location[found.end() :]
 
     def _note(self, request: Request) -> None:
         """Forget what a write has changed, or may have: without an answer nobody knows."""

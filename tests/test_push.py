@@ -757,3 +757,47 @@ async def test_an_upload_is_not_what_others_wait_for(tmp_path: Path) -> None:
         peer.reset()
         talk.close()
         await until(lambda: not place.busy)
+
+
+# -- where uploads go on
+
+ELSEWHERE = "https://storage.test/upload?a=%2F"
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("/v2/team/app/blobs/uploads/x?_state=%3D", None),
+        ("https://registry.test/v2/a?_state=%3D", None),
+        ("https://registry.test:443/v2/a", None),
+        (ELSEWHERE, None),
+        ("//HOME/v2/a", None),
+        ("https://HOME.test/v2/a", None),
+        ("https://[/v2/a", None),
+        (
+            "https://HOME/v2/a?_state=%3D&x=http://HOME/",
+            "https://registry.test/v2/a?_state=%3D&x=http://HOME/",
+        ),
+        ("http://HOME/v2/a", "https://registry.test/v2/a"),
+        ("HTTPS://HOME", "https://registry.test"),
+        ("http://registry.test/v2/a", None),  # not where it is
+    ],
+)
+async def test_where_an_upload_goes_on(tmp_path: Path, location: str, expected: str | None) -> None:
+    """Verbatim, unless it is an address that only the daemon knows the registry by."""
+    async with pushing(tmp_path) as place:
+        home = place.registry.url.removeprefix("http://")
+        location = location.replace("HOME", home)
+
+        def client() -> Reply:
+            talk = place.talk()
+            talk.send(head("POST", "/v2/team/app/blobs/uploads/", "Content-Length: 0"))
+            return talk.reply("POST")
+
+        def upstream() -> None:
+            peer = place.registry.peer()
+            peer.head()
+            peer.answer(202, f"LOCATION: {location}", "Docker-Upload-UUID: x")
+
+        reply, _ = await together(client, upstream)
+        assert reply.headers["location"] == (location if expected is None else expected.replace("HOME", home))
