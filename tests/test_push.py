@@ -18,6 +18,8 @@ from regcachd.freshness import TagEntry
 from regcachd.reference import Digest, Repository, Tag
 from regcachd.testing import FakeRegistry, Status
 from regcachd.web import MOST_UNREAD
+from tests.proxy import ForwardProxy
+from tests.test_parent_tiers import Behind
 from tests.through import Download, running
 from tests.wire import TIMEOUT, Talk, connect_through, read_exactly, resident, trusting
 from tests.world import NAME, Reply, World, until
@@ -801,3 +803,50 @@ async def test_where_an_upload_goes_on(tmp_path: Path, location: str, expected: 
 
         reply, _ = await together(client, upstream)
         assert reply.headers["location"] == (location if expected is None else expected.replace("HOME", home))
+
+
+# -- through a parent
+
+
+@pytest.mark.parametrize("parent", ["regcachd", "another"])
+async def test_a_push_through_a_parent(tmp_path: Path, parent: str) -> None:
+    """Streamed, with its expectation, by CONNECT or in absolute form; the parent's password stays with the parent."""
+    registry, proxy = Played(), ForwardProxy().start()
+    for name in "site", "rack":
+        (tmp_path / name).mkdir()
+    lines = "allow_push = true"
+    async with running(tmp_path / "site", registry, settings=lines) as site:  # type: ignore[arg-type]
+        behind: Any = registry
+        if parent == "regcachd":
+            behind, lines = Behind(site), f'{lines}\nupstream_proxy = "http://127.0.0.1:{site.port}"'
+        else:
+            password = tmp_path / "password"
+            password.write_text("pw")
+            password.chmod(0o600)
+            lines += f'\nupstream_proxy = "http://us@{proxy.authority}"\nupstream_proxy_password = "file:{password}"'
+        async with running(tmp_path / "rack", behind, settings=lines) as rack:
+
+            def client() -> tuple[bytes, Reply]:
+                talk = Place(rack, registry).talk()
+                talk.send(head("PATCH", UPLOAD, "Transfer-Encoding: chunked", "Expect: 100-continue"))
+                said = read_exactly(talk.connection, len(b"HTTP/1.1 100 Continue\r\n\r\n"))
+                talk.send(chunked(BODY))
+                return said, talk.reply("PATCH")
+
+            def upstream() -> tuple[list[str], bytes]:
+                peer = registry.peer()
+                lines = peer.head()
+                peer.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                body = peer.chunks()
+                peer.answer(202, f"Location: {LOCATION}")
+                return lines, body
+
+            (said, reply), (asked, body) = await together(client, upstream)
+            assert said.startswith(b"HTTP/1.1 100")
+            assert (reply.status, reply.headers["location"]) == (202, LOCATION)
+            assert body == BODY
+            assert asked[0] == f"PATCH {UPLOAD} HTTP/1.1"
+            if parent == "another":
+                assert proxy.heads[0][0] == f"PATCH {registry.url}{UPLOAD} HTTP/1.1"
+                assert any(line.startswith("Proxy-Authorization: Basic ") for line in proxy.heads[0])
+    await proxy.stop()
