@@ -29,8 +29,8 @@ Storms     `pings` and `token_endpoints` ask once for all who show no credential
            which workers share by the `bulletin`; `sharing` is the rule for tokens. `anonymity` knows these when they
            come back.
 Upstream   `upstream` asks, over a `pool` of connections (`http1`, which give each a `response`) to every `netloc`,
-           follows redirects, and has a `breaker` for each host. It has connections made by `dial`, straight or by a `passage` through the `parent`, and nowhere that `guard`
-           forbids; `trust` says whom TLS may be with.
+           follows redirects, and has a `breaker` for each host. It has connections made by `dial`, straight or by a
+           `passage` through the `parent`, and nowhere that `guard` forbids; `trust` says whom TLS may be with.
 Credential `session` makes requests on the daemon's own; `authentication` finds the `plugins` (`interfaces`), most of
            which are `answers` to challenges: `realm` says who may be told (`domains`), `tokens` are kept in a
            `wallet`, `fetch` is their web. A `secret` is where the configuration (`kinds`) says; `safekeeping` looks.
