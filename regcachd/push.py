@@ -7,6 +7,7 @@ address that the client does not know it by (`upstream`) does the client get its
 
 import re
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from attrs import define
 
@@ -15,13 +16,14 @@ from .passage import NotConnected
 from .reference import Digest
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
-from .response import RawHeaders
+from .response import RawHeaders, Response
 from .routes import Blob, Manifest, in_api, route
 from .upstream import Unreachable
 from .web import Request
 
 READING: Final = (b"GET", b"HEAD")
 WRITING: Final = (b"POST", b"PUT", b"PATCH", b"DELETE")
+_DOTS: Final = (b".", b"..")
 _PROTO: Final = b"x-forwarded-proto"
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
@@ -39,14 +41,11 @@ class Pushes:
 
     async def answer(self, request: Request) -> None:
         """Pass a write on, or the question how far an upload is."""
-        settings = self._registry.settings
-        if is_write(request) and not (settings.allow_push and _is_plain(request)):
+        if is_write(request) and not self._may_pass(request):
             self._refuse(request)
             return
         try:
-            response = await self._registry.upstream.request(
-                request.method, request.uri, self._headers(request), body=request.upload or request.body()
-            )
+            response = await self._sent(request)
         except (NotConnected, Unreachable):
             raise  # nothing has been sent
         except BaseException:
@@ -59,6 +58,16 @@ class Pushes:
             for name, value in response.headers
         ]
         await stream(request, response, (BYPASS,))
+
+    def _may_pass(self, request: Request) -> bool:
+        settings = self._registry.settings
+        at_registry = request.channel.authority not in settings.token_hosts
+        return settings.allow_push and at_registry and request.method in WRITING and _is_plain(request.path)
+
+    async def _sent(self, request: Request) -> Response:
+        """Upstream's answer."""
+        registry, body = self._registry, request.upload or request.body()
+        return await registry.upstream.request(request.method, request.uri, self._headers(request), body=body)
 
     def _refuse(self, request: Request) -> None:
         name = self._registry.settings.name
@@ -99,6 +108,13 @@ class Pushes:
                 index.unlink(registry.repository(name), digest)
 
 
-def _is_plain(request: Request) -> bool:
-    """Does the request name the API in the way that all servers read alike?"""
-    return request.method in WRITING and request.path.startswith(b"/v2/")
+def _is_plain(path: bytes) -> bool:
+    """Do all servers read this path alike? Only then is it known what a write changes.
+
+    Upload sessions may be anywhere, as those of Artifact Registry are; what is in the API must be so in plain words.
+    """
+    if not in_api(path):
+        return True
+    parts = unquote_to_bytes(path).split(b"/")
+    is_straight = parts[-1] not in _DOTS and not {b"", *_DOTS} & set(parts[1:-1])
+    return path.startswith(b"/v2/") and len(parts) == path.count(b"/") + 1 and is_straight

@@ -603,7 +603,18 @@ async def test_a_refused_body_of_some_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("OPTIONS", "/v2/"), ("TRACE", UPLOAD), ("PUT", "/token"), ("PUT", "//v2/team/app/manifests/1")],
+    [
+        ("OPTIONS", "/v2/"),
+        ("TRACE", UPLOAD),
+        ("PUT", "//v2/team/app/manifests/1"),
+        ("PUT", "/%762/team/app/manifests/1"),
+        ("DELETE", "/v2/x/../team/app/manifests/1"),
+        ("DELETE", "/v2/team/%2e%2e/app/manifests/1"),
+        ("DELETE", "/v2/team//app/manifests/1"),
+        ("DELETE", "/v2/team%2Fapp/manifests/1"),
+        ("DELETE", "/x/../v2/team/app/manifests/1"),
+        ("PUT", "/v2/team/app/manifests/.."),
+    ],
 )
 async def test_what_stays_refused_where_pushing_is_allowed(tmp_path: Path, method: str, path: str) -> None:
     async with running(tmp_path, settings="allow_push = true") as world:
@@ -850,3 +861,39 @@ async def test_a_push_through_a_parent(tmp_path: Path, parent: str) -> None:
                 assert proxy.heads[0][0] == f"PATCH {registry.url}{UPLOAD} HTTP/1.1"
                 assert any(line.startswith("Proxy-Authorization: Basic ") for line in proxy.heads[0])
     await proxy.stop()
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        "/artifacts-uploads/namespaces/site/repositories/team/uploads/AF~x?upload_id=%2Fa",  # Artifact Registry
+        "/v2/team/app/blobs/upload/7a1",  # ghcr.io
+        "/v2/team/app/blobs/uploads/",
+        "/v2/team/app/blobs/uploads/7a1?_state=%2F..%2F",
+    ],
+)
+async def test_wherever_a_registry_keeps_its_upload_sessions(tmp_path: Path, session: str) -> None:
+    async with pushing(tmp_path) as place:
+
+        def client() -> int:
+            talk = place.talk()
+            talk.send(head("PATCH", session, "Content-Length: 5") + b"hello")
+            return talk.reply("PATCH").status
+
+        def upstream() -> tuple[str, bytes]:
+            peer = place.registry.peer()
+            line, body = peer.head()[0], peer.body(5)
+            peer.answer(202)
+            return line, body
+
+        assert await together(client, upstream) == [202, (f"PATCH {session} HTTP/1.1", b"hello")]
+
+
+async def test_nothing_is_written_at_token_hosts(tmp_path: Path) -> None:
+    """They are beside the registry; it would not even get there."""
+    settings = 'allow_push = true\ntoken_hosts = ["auth.registry.test"]'
+    async with running(tmp_path, settings=settings) as world:
+        client = world.client()
+        client.host = "auth.registry.test"
+        assert (await client.do("DELETE", "/token")).status == 405
+        assert not world.registry.requests
