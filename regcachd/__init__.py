@@ -10,7 +10,9 @@
      transport.send_file <- delivery <- growing <- store, index <- partial <- fill <-- one download of one digest
 
 Requests   `frontdoor` reads the first head (`connect`) and obeys `intercept`. Inside, `web` speaks HTTP
-           and `endpoints` dispatches by `routes`. `pages` are the daemon's own.
+           (`channel`: one connection) and `endpoints` dispatches by `routes`. `pages` are the daemon's own. Where users
+           must say who they are, `admission` knows, from a file of `htpasswd`.
+Writing    `push` passes on what changes a registry; its body is an `upload`, at the pace of the slower side.
 Data path  `transport` switches to TLS on the socket (`tls_socket`) and sends files: `sending`, from page cache to
            socket, without Twisted's TLS in between; where the kernel makes the TLS records (`kernel_tls`), without
            this process in between. What may wait for a disk is done in threads (`disk`).
@@ -26,9 +28,9 @@ Rights     `access` is the rule, `evidence` what upstream has said; `registry` a
 Storms     `pings` and `token_endpoints` ask once for all who show no credential: the answers are in the `commons`,
            which workers share by the `bulletin`; `sharing` is the rule for tokens. `anonymity` knows these when they
            come back.
-Upstream   `upstream` keeps connections (`http1`) to every `netloc`, follows redirects, and has a `breaker` for each
-           host. It has them made by `dial`, straight or by a `passage` through the `parent`, and nowhere that `guard`
-           forbids; `trust` says whom TLS may be with.
+Upstream   `upstream` asks, over a `pool` of connections (`http1`, which give each a `response`) to every `netloc`,
+           follows redirects, and has a `breaker` for each host. It has connections made by `dial`, straight or by a
+           `passage` through the `parent`, and nowhere that `guard` forbids; `trust` says whom TLS may be with.
 Credential `session` makes requests on the daemon's own; `authentication` finds the `plugins` (`interfaces`), most of
            which are `answers` to challenges: `realm` says who may be told (`domains`), `tokens` are kept in a
            `wallet`, `fetch` is their web. A `secret` is where the configuration (`kinds`) says; `safekeeping` looks.

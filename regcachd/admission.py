@@ -169,17 +169,16 @@ class ProxyUsers:
         if _holds(self._wrong, token, self._now() - REMEMBERED_WRONG):
             return WRONG
         if token not in self._checks:
-            if not self._strike(address):
-                return TOO_OFTEN
             if self._waiting >= MOST_WAITING:
-                self._absolve(address)
                 return BUSY
+            if token not in self._right and not self._strike(address):  # one that was right is hardly a guess
+                return TOO_OFTEN
         if await self._checks.run(token, lambda: self._check(token, *credential, address)):
             return None
         return WRONG
 
     async def _check(self, token: bytes, name: str, password: bytes, address: str) -> bool:
-        users = self._users
+        users, was_right = self._users, token in self._right
         hashed = users.get(name)
         self._waiting += 1
         try:
@@ -188,7 +187,7 @@ class ProxyUsers:
         finally:
             self._waiting -= 1
         right = right and hashed is not None
-        if right:
+        if right and not was_right:
             self._absolve(address)
         if users is self._users:
             _keep(self._right if right else self._wrong, token, self._now())

@@ -114,9 +114,10 @@ class FirstHead(Protocol):
         address = getattr(self.transport.getPeer(), "host", "")
         refusal = await users.refusal(head.header(b"proxy-authorization"), address)
         self.connecting = False
+        if not self.transport.connected:
+            return
         if refusal is None:
-            if self.transport.connected:
-                self._connect(authority)
+            self._connect(authority)
         elif refusal.status == 407 and head.version == b"HTTP/1.1" and self._challenges < MOST_CHALLENGES:
             self._challenge(refusal)
         else:

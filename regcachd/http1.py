@@ -108,6 +108,10 @@ class Http1Connection(Protocol):
         if self._sender is not None and self._sender.done:
             self._sender = None
 
+    def break_off(self) -> None:
+        """The client has left before the end of its upload: upstream must not take what it has for the whole."""
+        self._fail(UpstreamFailed("the client left before the end of its upload", status=400))
+
     # -- the response
 
     def dataReceived(self, data: bytes) -> None:

@@ -1,25 +1,33 @@
 """Pushes: what changes a registry, passed on as it comes where the registry's `allow_push` says so.
 
-The client's own credential goes with it and upstream judges; nothing is repeated, and what upstream answers, Location
-headers of upload sessions included, goes back as it came: they lead to the registry's host, which is intercepted again.
+The client's own credential goes with it and upstream judges; nothing is repeated, and what upstream answers goes back
+as it came. So do the Locations of upload sessions, which lead to the registry again; only where that calls itself by an
+address that the client does not know it by (`upstream`) does the client get its own name for it instead.
 Only with `push_with_shared` does a client without a credential write with the one that regcachd shares.
 """
 
+import re
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from attrs import define
 
-from .http1 import RawHeaders, Response
 from .interfaces import Scope
+from .netloc import parse_url
+from .passage import NotConnected
 from .reference import Digest
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
+from .response import RawHeaders, Response
 from .routes import Blob, Manifest, Upload, in_api, route
+from .upstream import Unreachable
 from .web import Request
 
 READING: Final = (b"GET", b"HEAD")
 WRITING: Final = (b"POST", b"PUT", b"PATCH", b"DELETE")
+_DOTS: Final = (b".", b"..")
 _PROTO: Final = b"x-forwarded-proto"
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 
 def is_write(request: Request) -> bool:
@@ -35,17 +43,28 @@ class Pushes:
 
     async def answer(self, request: Request) -> None:
         """Pass a write on, or the question how far an upload is."""
-        settings = self._registry.settings
-        if is_write(request) and not (settings.allow_push and _is_plain(request)):
+        if is_write(request) and not self._may_pass(request):
             self._refuse(request)
             return
-        status: int | None = None
         try:
             response = await self._sent(request)
-            status = response.status
-        finally:
-            self._note(request, status)
+        except (NotConnected, Unreachable):
+            raise  # nothing has been sent
+        except BaseException:
+            self._note(request)
+            raise
+        if response.status < 300:
+            self._note(request)
+        response.headers = [
+            (name, self._way_back(request, value) if name.lower() == b"location" else value)
+            for name, value in response.headers
+        ]
         await stream(request, response, (BYPASS,))
+
+    def _may_pass(self, request: Request) -> bool:
+        settings = self._registry.settings
+        at_registry = request.channel.authority not in settings.token_hosts
+        return settings.allow_push and at_registry and request.method in WRITING and _is_plain(request.path)
 
     async def _sent(self, request: Request) -> Response:
         """Upstream's answer."""
@@ -72,9 +91,20 @@ class Pushes:
             return [*(h for h in headers if h[0].lower() != _PROTO), (b"X-Forwarded-Proto", b"https")]
         return headers
 
-    def _note(self, request: Request, status: int | None) -> None:
-        """Forget what a write may have changed. Without a status nobody knows whether it did."""
-        if request.method in READING or (status is not None and status >= 300):
+    def _way_back(self, request: Request, location: bytes) -> bytes:
+        """A Location as the client can follow it: by the name that it knows the registry by, if upstream's is another.
+
+        containerd, for one, shows its credential to no other, and clients may be told to use no proxy for another.
+        """
+        known_as, found = request.channel.authority, _ABSOLUTE.match(location)
+        home, _ = parse_url(self._registry.settings.upstream)
+        if known_as is None or found is None or found[1].lower() != home.authority.encode():
+            return location
+        return b"https://" + str(known_as).removesuffix(":443").encode() + location[found.end() :]
+
+    def _note(self, request: Request) -> None:
+        """Forget what a write has changed, or may have: without an answer nobody knows."""
+        if request.method in READING:
             return
         registry, index = self._registry, self._registry.shared.index
         match route(request.path):
@@ -86,6 +116,13 @@ class Pushes:
                 index.unlink(registry.repository(name), digest)
 
 
-def _is_plain(request: Request) -> bool:
-    """Does the request name the API in the way that all servers read alike?"""
-    return request.method in WRITING and request.path.startswith(b"/v2/")
+def _is_plain(path: bytes) -> bool:
+    """Do all servers read this path alike? Only then is it known what a write changes.
+
+    Upload sessions may be anywhere, as those of Artifact Registry are; what is in the API must be so in plain words.
+    """
+    if not in_api(path):
+        return True
+    parts = unquote_to_bytes(path).split(b"/")
+    is_straight = parts[-1] not in _DOTS and not {b"", *_DOTS} & set(parts[1:-1])
+    return path.startswith(b"/v2/") and len(parts) == path.count(b"/") + 1 and is_straight

@@ -154,7 +154,7 @@ class Sender:
         self._moved()
 
     def body_failed(self) -> None:
-        self._connection.abandon()
+        self._connection.break_off()
 
     def _write(self, event: "h11.Data | h11.EndOfMessage") -> None:
         if data := self._parser.send(event):

@@ -8,7 +8,6 @@ Hosts that cannot be reached are not waited for, again and again: each has a cir
 """
 
 import random
-import select
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from .http1 import Http1Connection
 from .netloc import BadRedirect, Netloc, parse_url, resolve
 from .parent import Parent
 from .passage import NotConnected, unauthorized
+from .pool import Pool
 from .response import RawHeaders, Response, UpstreamFailed
 from .trust import Trust
 from .units import roughly
@@ -33,20 +33,16 @@ log = Logger()
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
-KEEP_IDLE = 55.0
-"""Seconds an unused connection is kept: under the 60 s at which most servers close theirs."""
-MOST_IDLE = 32
-"""Unused connections kept for one host."""
 WAIT = 10.0
 """Seconds after a failure for which a registry is taken to be out of reach by those who can do without it."""
 MOST_BREAKERS = 256
 """Hosts of which it is known how reachable they are; redirects can name any number."""
-SURELY_OPEN = 2.0
-"""Seconds for which no server closes an unused connection, as far as can be known. What must not be sent twice goes
-over one that has been used so lately, or over a new one."""
 
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
 _HAS_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
+_SLOW = frozenset({b"PUT", b"PATCH", b"DELETE"})
+"""What a registry may think about for long, or close on, while it serves all others: that tells nothing of how
+reachable it is."""
 
 
 class Unreachable(UpstreamFailed):
@@ -66,9 +62,7 @@ class Upstream:
         self._home, _ = parse_url(registry.upstream)
         self._dialer = Dialer(reactor, registry.parent, limits.connect_timeout)
         self._trust = Trust(reactor, registry.ca, limits.connect_timeout)
-        self._idle: dict[Netloc, list[Http1Connection]] = {}
-        self._connections: set[Http1Connection] = set()
-        self._expiry: dict[Http1Connection, Any] = {}
+        self._pool = Pool(reactor)
         self._breakers: dict[Netloc, Breaker] = {}
 
     # -- requests
@@ -150,15 +144,18 @@ class Upstream:
         if admission is Admission.REFUSED:
             raise self._unreachable(netloc, breaker, began)
         probe = admission is Admission.PROBE
+        if probe and isinstance(body, Upload):
+            breaker.gave_up()  # its client may take its time, and all others would wait for it
+            probe = False
+        tells = rule is not None or not (isinstance(body, Upload) or method in _SLOW)
         try:
             response = await self._exchange(netloc, method, target, headers, body, rule)
         except UpstreamFailed as error:
-            if isinstance(error, NotConnected) or error.unused or error.status == 504:
+            if isinstance(error, NotConnected) or (tells and (error.unused or error.status == 504)):
                 now = self._reactor.seconds()
                 if breaker.failed(began, now, str(error), error.status, random.random(), probe=probe):
                     log.warn("{host} is unreachable: {why}", host=self._name(netloc), why=str(error))
-                    for connection in list(self._idle.get(netloc, ())):
-                        self._expire(netloc, connection)
+                    self._pool.expire_all(netloc)
             elif probe:
                 breaker.gave_up()
             raise
@@ -203,7 +200,7 @@ class Upstream:
             if (value := authorization(parent)) is not None:
                 headers.append((b"Proxy-Authorization", value))
         repeatable = method in (b"GET", b"HEAD")
-        take = self._take if repeatable else self._take_open
+        take = self._pool.take if repeatable else self._pool.take_open
         while True:
             kept = None if rule else take(netloc)
             connection = kept or await self._connect(netloc, rule)
@@ -232,65 +229,21 @@ class Upstream:
 
     # -- connections
 
-    def _take(self, netloc: Netloc) -> Http1Connection | None:
-        idle = self._idle.get(netloc)
-        if not idle:
-            return None
-        connection = idle.pop()
-        self._expiry.pop(connection).cancel()
-        return connection
-
-    def _take_open(self, netloc: Netloc) -> Http1Connection | None:
-        """One that upstream has surely not closed: a request that is not repeatable can be lost in no other way."""
-        latest = self._idle.get(netloc, [])[-1:]
-        if (
-            not latest
-            or self._expiry[latest[0]].getTime() - self._reactor.seconds() < KEEP_IDLE - SURELY_OPEN
-        ):
-            return None
-        connection = self._take(netloc)
-        if connection is not None and _has_news(connection.transport):
-            connection.abandon()  # it is the end, or what nobody asked for
-            return None
-        return connection
-
-    def _put(self, netloc: Netloc, connection: Http1Connection) -> None:
-        idle = self._idle.setdefault(netloc, [])
-        if len(idle) >= MOST_IDLE:
-            connection.abandon()
-            return
-        idle.append(connection)
-        self._expiry[connection] = self._reactor.callLater(KEEP_IDLE, self._expire, netloc, connection)
-
-    def _expire(self, netloc: Netloc, connection: Http1Connection) -> None:
-        self._gone(netloc, connection)  # at once, for it takes a turn of the reactor until it is lost
-        connection.abandon()
-
-    def _gone(self, netloc: Netloc, connection: Http1Connection) -> None:
-        self._connections.discard(connection)
-        if connection in self._expiry:
-            expiry = self._expiry.pop(connection)
-            if expiry.active():
-                expiry.cancel()
-            self._idle[netloc].remove(connection)
-            if not self._idle[netloc]:
-                del self._idle[netloc]
-
     async def _connect(self, netloc: Netloc, rule: Rule | None) -> Http1Connection:
         """With a `rule`, for one request only, with a stranger; else one that the pool may have."""
         is_home = netloc.host == self._home.host
         idle: Callable[[Http1Connection], None] = Http1Connection.abandon
         name = self._name(netloc, "for {}")
         if rule is None:
-            idle, rule = (lambda c: self._put(netloc, c)), (anywhere if is_home else never_ours)
+            idle, rule = (lambda c: self._pool.put(netloc, c)), (anywhere if is_home else never_ours)
             name = self._name(netloc)
-        connection = Http1Connection(self._reactor, name, idle, lambda c: self._gone(netloc, c))
+        connection = Http1Connection(self._reactor, name, idle, lambda c: self._pool.remove(netloc, c))
         bare = netloc.scheme == "http"
         try:
             await self._dialer.dial(netloc.host, netloc.port, name, rule, connection, bare=bare)
         except Forbidden as error:
             raise UpstreamFailed(f"{name} is refused: {error}") from error
-        self._connections.add(connection)
+        self._pool.add(connection)
         if netloc.scheme == "https":
             insecure = self.registry.insecure and is_home
             await self._trust.handshake(connection.transport, netloc.host, name, insecure=insecure)
@@ -299,8 +252,7 @@ class Upstream:
     def close(self) -> None:
         """Close every connection; requests under way, and all that are made later, fail with UpstreamFailed."""
         self._dialer.close()
-        for connection in list(self._connections):
-            connection.abandon()
+        self._pool.close()
 
 
 def _framing(method: bytes, body: bytes | Upload) -> list[tuple[bytes, bytes]]:
@@ -315,10 +267,3 @@ def _framing(method: bytes, body: bytes | Upload) -> list[tuple[bytes, bytes]]:
     if isinstance(body, Upload) and body.asks:
         headers.append((b"Expect", b"100-continue"))
     return headers
-
-
-def _has_news(transport: Any) -> bool:
-    """Is there something to read on this connection, its end perhaps?"""
-    poll = select.poll()
-    poll.register(transport.fileno(), select.POLLIN)
-    return bool(poll.poll(0))

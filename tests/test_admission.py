@@ -190,6 +190,19 @@ def test_right_passwords_do_not_count_against_an_address(place: Place) -> None:
         place.clock.advance(REMEMBERED)
 
 
+def test_what_was_right_goes_on_where_others_guess(place: Place) -> None:
+    """Nodes that share an address, behind a translator perhaps, do not suffer from the wrong ones among them."""
+    assert place.ask(ADA) == [None]
+    place.clock.advance(REMEMBERED)
+    for number in range(MOST_WRONG):
+        place.ask(says("ada", str(number)))
+    assert place.ask(says("grace", "grace!")) == [TOO_OFTEN]
+    checks = len(place.threads.checks)
+    assert place.ask(ADA) == [None]
+    assert len(place.threads.checks) == checks + 1
+    assert place.ask(says("grace", "grace!")) == [TOO_OFTEN]
+
+
 def test_checks_that_wait_are_few(place: Place) -> None:
     place.threads.holds = True
     asked = [place.ask(says("ada", str(number)), f"10.0.0.{number}") for number in range(MOST_WAITING + 3)]

@@ -18,6 +18,8 @@ from regcachd.freshness import TagEntry
 from regcachd.reference import Digest, Repository, Tag
 from regcachd.testing import FakeRegistry, Status
 from regcachd.web import MOST_UNREAD
+from tests.proxy import ForwardProxy
+from tests.test_parent_tiers import Behind
 from tests.through import Download, running
 from tests.wire import TIMEOUT, Talk, connect_through, read_exactly, resident, trusting
 from tests.world import NAME, Reply, World, until
@@ -601,7 +603,18 @@ async def test_a_refused_body_of_some_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("OPTIONS", "/v2/"), ("TRACE", UPLOAD), ("PUT", "/token"), ("PUT", "//v2/team/app/manifests/1")],
+    [
+        ("OPTIONS", "/v2/"),
+        ("TRACE", UPLOAD),
+        ("PUT", "//v2/team/app/manifests/1"),
+        ("PUT", "/%762/team/app/manifests/1"),
+        ("DELETE", "/v2/x/../team/app/manifests/1"),
+        ("DELETE", "/v2/team/%2e%2e/app/manifests/1"),
+        ("DELETE", "/v2/team//app/manifests/1"),
+        ("DELETE", "/v2/team%2Fapp/manifests/1"),
+        ("DELETE", "/x/../v2/team/app/manifests/1"),
+        ("PUT", "/v2/team/app/manifests/.."),
+    ],
 )
 async def test_what_stays_refused_where_pushing_is_allowed(tmp_path: Path, method: str, path: str) -> None:
     async with running(tmp_path, settings="allow_push = true") as world:
@@ -677,3 +690,210 @@ async def test_a_write_of_which_nobody_knows_the_end(tmp_path: Path) -> None:
 
         assert (await together(client, upstream))[0] == 502
         assert index.tag(REPOSITORY, Tag("1"), "") is None
+
+
+async def test_a_write_that_was_never_sent_changes_nothing(tmp_path: Path) -> None:
+    async with pushing(tmp_path) as place:
+        index = place.world.service._index
+        index.set_tag(REPOSITORY, Tag("1"), "", TagEntry(MANIFEST, "x", 1.0))
+        await place.registry.stop()
+        reply = await deferToThread(place.world.client().ask, "PUT", "/v2/team/app/manifests/1", {}, b"{}")
+        assert reply.status == 502
+        assert index.tag(REPOSITORY, Tag("1"), "") is not None
+
+
+# -- the breaker
+
+
+async def test_clients_that_leave_do_not_make_a_registry_unreachable(tmp_path: Path) -> None:
+    """Nor do uploads on which it closes, or over which it broods: others can be served meanwhile."""
+    async with pushing(tmp_path, 'allow_push = true\ntimeout = "100ms"') as place:
+
+        def left() -> None:
+            talk = place.talk()
+            talk.send(head("PATCH", UPLOAD, "Content-Length: 10") + b"hello")
+            peer = place.registry.peer()
+            peer.head()
+            peer.body(5)
+            talk.close()
+            peer.rest()
+
+        def closed() -> None:
+            talk = place.talk()
+            talk.send(head("PATCH", UPLOAD, "Content-Length: 10") + b"hello")
+            peer = place.registry.peer()
+            peer.head()
+            peer.reset()
+            assert talk.reply("PATCH").status == 502
+
+        def brooded() -> None:
+            talk = place.talk()
+            talk.send(head("PUT", UPLOAD, "Content-Length: 0"))
+            place.registry.peer().rest()
+            assert talk.reply("PUT").status == 504
+
+        for _ in range(4):
+            for way in left, closed, brooded:
+                await deferToThread(way)
+        await until(lambda: not place.busy)
+        assert place.world.service._upstreams[NAME].outage is None
+
+
+async def test_an_upload_is_not_what_others_wait_for(tmp_path: Path) -> None:
+    """While a registry is being tried again, an upload of a slow client is one of those who try, and no more."""
+    async with pushing(tmp_path) as place:
+        upstream = place.world.service._upstreams[NAME]
+        breaker = upstream._breaker(upstream._home)
+        for _ in range(3):
+            breaker.failed(0.0, 0.0, "test", 502, 0.0)
+        assert upstream.unreachable_since is not None
+
+        def slow() -> tuple[Talk, Peer]:
+            talk = place.talk()
+            talk.send(head("PATCH", UPLOAD, "Content-Length: 10") + b"hello")
+            peer = place.registry.peer()
+            peer.head()
+            return talk, peer
+
+        def ping() -> int:
+            talk = place.talk()
+            talk.send(head("GET", "/v2/team/app/tags/list"))
+            peer = place.registry.peer()
+            peer.head()
+            peer.answer(200)
+            return talk.reply().status
+
+        talk, peer = await deferToThread(slow)
+        assert upstream.unreachable_since is not None
+        assert await deferToThread(ping) == 200
+        assert upstream.unreachable_since is None
+        peer.reset()
+        talk.close()
+        await until(lambda: not place.busy)
+
+
+# -- where uploads go on
+
+ELSEWHERE = "https://storage.test/upload?a=%2F"
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("/v2/team/app/blobs/uploads/x?_state=%3D", None),
+        ("https://registry.test/v2/a?_state=%3D", None),
+        ("https://registry.test:443/v2/a", None),
+        (ELSEWHERE, None),
+        ("//HOME/v2/a", None),
+        ("https://HOME.test/v2/a", None),
+        ("https://[/v2/a", None),
+        (
+            "https://HOME/v2/a?_state=%3D&x=http://HOME/",
+            "https://registry.test/v2/a?_state=%3D&x=http://HOME/",
+        ),
+        ("http://HOME/v2/a", "https://registry.test/v2/a"),
+        ("HTTPS://HOME", "https://registry.test"),
+        ("http://registry.test/v2/a", None),  # not where it is
+    ],
+)
+async def test_where_an_upload_goes_on(tmp_path: Path, location: str, expected: str | None) -> None:
+    """Verbatim, unless it is an address that only the daemon knows the registry by."""
+    async with pushing(tmp_path) as place:
+        home = place.registry.url.removeprefix("http://")
+        location = location.replace("HOME", home)
+
+        def client() -> Reply:
+            talk = place.talk()
+            talk.send(head("POST", "/v2/team/app/blobs/uploads/", "Content-Length: 0"))
+            return talk.reply("POST")
+
+        def upstream() -> None:
+            peer = place.registry.peer()
+            peer.head()
+            peer.answer(202, f"LOCATION: {location}", "Docker-Upload-UUID: x")
+
+        reply, _ = await together(client, upstream)
+        assert reply.headers["location"] == (location if expected is None else expected.replace("HOME", home))
+
+
+# -- through a parent
+
+
+@pytest.mark.parametrize("parent", ["regcachd", "another"])
+async def test_a_push_through_a_parent(tmp_path: Path, parent: str) -> None:
+    """Streamed, with its expectation, by CONNECT or in absolute form; the parent's password stays with the parent."""
+    registry, proxy = Played(), ForwardProxy().start()
+    for name in "site", "rack":
+        (tmp_path / name).mkdir()
+    lines = "allow_push = true"
+    async with running(tmp_path / "site", registry, settings=lines) as site:  # type: ignore[arg-type]
+        behind: Any = registry
+        if parent == "regcachd":
+            behind, lines = Behind(site), f'{lines}\nupstream_proxy = "http://127.0.0.1:{site.port}"'
+        else:
+            password = tmp_path / "password"
+            password.write_text("pw")
+            password.chmod(0o600)
+            lines += f'\nupstream_proxy = "http://us@{proxy.authority}"\nupstream_proxy_password = "file:{password}"'
+        async with running(tmp_path / "rack", behind, settings=lines) as rack:
+
+            def client() -> tuple[bytes, Reply]:
+                talk = Place(rack, registry).talk()
+                talk.send(head("PATCH", UPLOAD, "Transfer-Encoding: chunked", "Expect: 100-continue"))
+                said = read_exactly(talk.connection, len(b"HTTP/1.1 100 Continue\r\n\r\n"))
+                talk.send(chunked(BODY))
+                return said, talk.reply("PATCH")
+
+            def upstream() -> tuple[list[str], bytes]:
+                peer = registry.peer()
+                lines = peer.head()
+                peer.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                body = peer.chunks()
+                peer.answer(202, f"Location: {LOCATION}")
+                return lines, body
+
+            (said, reply), (asked, body) = await together(client, upstream)
+            assert said.startswith(b"HTTP/1.1 100")
+            assert (reply.status, reply.headers["location"]) == (202, LOCATION)
+            assert body == BODY
+            assert asked[0] == f"PATCH {UPLOAD} HTTP/1.1"
+            if parent == "another":
+                assert proxy.heads[0][0] == f"PATCH {registry.url}{UPLOAD} HTTP/1.1"
+                assert any(line.startswith("Proxy-Authorization: Basic ") for line in proxy.heads[0])
+    await proxy.stop()
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        "/artifacts-uploads/namespaces/site/repositories/team/uploads/AF~x?upload_id=%2Fa",  # Artifact Registry
+        "/v2/team/app/blobs/upload/7a1",  # ghcr.io
+        "/v2/team/app/blobs/uploads/",
+        "/v2/team/app/blobs/uploads/7a1?_state=%2F..%2F",
+    ],
+)
+async def test_wherever_a_registry_keeps_its_upload_sessions(tmp_path: Path, session: str) -> None:
+    async with pushing(tmp_path) as place:
+
+        def client() -> int:
+            talk = place.talk()
+            talk.send(head("PATCH", session, "Content-Length: 5") + b"hello")
+            return talk.reply("PATCH").status
+
+        def upstream() -> tuple[str, bytes]:
+            peer = place.registry.peer()
+            line, body = peer.head()[0], peer.body(5)
+            peer.answer(202)
+            return line, body
+
+        assert await together(client, upstream) == [202, (f"PATCH {session} HTTP/1.1", b"hello")]
+
+
+async def test_nothing_is_written_at_token_hosts(tmp_path: Path) -> None:
+    """They are beside the registry; it would not even get there."""
+    settings = 'allow_push = true\ntoken_hosts = ["auth.registry.test"]'
+    async with running(tmp_path, settings=settings) as world:
+        client = world.client()
+        client.host = "auth.registry.test"
+        assert (await client.do("DELETE", "/token")).status == 405
+        assert not world.registry.requests

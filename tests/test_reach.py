@@ -35,7 +35,7 @@ async def upstream(registry: FakeRegistry) -> AsyncIterator[Upstream]:
     found = Upstream(reactor, config.registries["registry.test"], config.limits)
     yield found
     found.close()
-    await until(lambda: not found._connections)
+    await until(lambda: not found._pool.connections)
 
 
 async def read(upstream: Upstream, **how: Any) -> Answer:

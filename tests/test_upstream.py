@@ -187,7 +187,7 @@ async def test_an_abandoned_response_takes_its_connection_with_it(here: Surround
 async def test_an_idle_connection_is_closed_before_the_server_would(
     here: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regcachd.upstream.KEEP_IDLE", 0.01)
+    monkeypatch.setattr("regcachd.pool.KEEP_IDLE", 0.01)
     registry = await here.registry()
     upstream = here.upstream(registry)
     await read(upstream)
@@ -200,15 +200,15 @@ async def test_a_connection_that_expires_is_not_handed_out_in_the_same_turn(here
     registry = await here.registry()
     upstream = here.upstream(registry)
     await read(upstream)
-    ((netloc, (connection,)),) = upstream._idle.items()
-    upstream._expire(netloc, connection)
+    (netloc,) = upstream._pool.idle
+    upstream._pool.expire_all(netloc)
     assert (await read(upstream)).status == 200
 
 
 async def test_the_number_of_idle_connections_is_bounded(
     here: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regcachd.upstream.MOST_IDLE", 2)
+    monkeypatch.setattr("regcachd.pool.MOST_IDLE", 2)
     registry = await here.registry()
     upstream = here.upstream(registry)
     registry.fault("GET /v2/", StallBeforeHeaders())

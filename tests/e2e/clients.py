@@ -84,6 +84,24 @@ def buildah_pull(daemon: Daemon, image: Image, directory: Path, user: User | Non
         raise ProgramError(f"buildah got the image {found}, not {image.manifest.digest}")
 
 
+def skopeo_push(daemon: Daemon, image: Image, directory: Path, user: User | None = None) -> None:
+    """`skopeo copy` of the image's layout into the registry."""
+    environ = environment(directory / "home", HTTPS_PROXY=daemon.url, SSL_CERT_FILE=str(daemon.authority))
+    credentials = ["--dest-creds", user.pair] if user else []
+    run(environ, "skopeo", "copy", "--quiet", *credentials, _layout(image), _name(image))
+
+
+def podman_push(daemon: Daemon, image: Image, directory: Path, user: User | None = None) -> None:
+    """`podman push` of the image from a storage of its own, into which it is loaded first."""
+    environ = environment(directory / "home", HTTPS_PROXY=daemon.url)
+    podman = ["podman", *_storage(directory), "--cgroup-manager", "cgroupfs", "--runtime", "runc"]
+    try:
+        loaded = run(environ, *podman, "pull", "--quiet", _layout(image)).strip()
+        run(environ, *podman, "push", "--quiet", *_trust(daemon), *_credentials(user), loaded, _name(image))
+    finally:
+        kill_pid_in(directory / "home/run/libpod/tmp/pause.pid")
+
+
 @frozen
 class Transfer:
     """What curl says about one transfer: HTTP's version inside the tunnel, the status, the body's sha256."""
@@ -135,6 +153,10 @@ def ask(
     finally:
         connection.close()
     return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+
+def _layout(image: Image) -> str:
+    return f"oci:{image.layout}:{image.tag}"
 
 
 def _name(image: Image) -> str:

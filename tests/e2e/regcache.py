@@ -39,12 +39,18 @@ class Daemon:
 
     @classmethod
     def start(
-        cls, directory: Path, upstream: str, authority: Path, settings: str = "", store: str = ""
+        cls,
+        directory: Path,
+        upstream: str,
+        authority: Path,
+        settings: str = "",
+        store: str = "",
+        registry: str = "",
     ) -> Daemon:
         """
         Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
         `authority`. `settings` are further lines before the first table of the configuration, `store` some of
-        its [store].
+        its [store], `registry` some of the registry's.
         """
         directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
@@ -60,6 +66,7 @@ class Daemon:
             f"[registries.{json.dumps(REGISTRY)}]\n"
             f"upstream = {json.dumps(upstream)}\n"
             f"ca = {json.dumps(str(authority))}\n"
+            f"{registry}\n"
         )
         server = Server.start(
             "twistd regcache",
@@ -94,6 +101,11 @@ class Daemon:
             return response, response.read()
         finally:
             connection.close()
+
+    def most_memory(self) -> int:
+        """The most bytes that its process has had in memory so far (with `workers = 1` it is one process)."""
+        status = Path(f"/proc/{self.server.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     def stop(self, patience: float = 15.0) -> None:
         """
