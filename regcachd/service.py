@@ -15,6 +15,7 @@ from . import kernel_tls
 from .authentication import find_plugins, open_sessions
 from .blobs import Openings
 from .care import Care
+from .checkups import Checkups
 from .config import Config
 from .disk import DiskThreads
 from .endpoints import Endpoints
@@ -102,6 +103,7 @@ class RegcacheService(Service):
         self.config = config
         self._inheritance = inheritance
         secrets = Secrets() if inheritance is None else inheritance.secrets
+        plugins = find_plugins()
         self._readers = DiskThreads(reactor, "regcachd-read", READERS)
         self._writers = DiskThreads(reactor, "regcachd-write", WRITERS)
         self._now = now
@@ -125,12 +127,12 @@ class RegcacheService(Service):
         self.care: Care | None = None
         """None in a worker: its parent has that."""
         if inheritance is None:
-            self.care = Care(reactor, config, store, self._index, now, self.eviction.wake)
+            checkups = Checkups(reactor, config, plugins, now).commands()
+            self.care = Care(reactor, config, store, self._index, now, self.eviction.wake, checkups)
         openings: Openings = SingleFlight()
         self._upstreams = {
             name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
         }
-        plugins = find_plugins()
         self._endpoints = {
             name: Endpoints(
                 CachedRegistry(shared, upstream, open_sessions(reactor, upstream, plugins)), openings
