@@ -119,10 +119,13 @@ def start_daemon(room: Path) -> Iterator[Callable[[DockerRegistry], Daemon]]:
     started: list[Daemon] = []
 
     def start(
-        registry: DockerRegistry, upstream: str | None = None, settings: str = ONE_CONNECTION
+        registry: DockerRegistry,
+        upstream: str | None = None,
+        settings: str = ONE_CONNECTION,
+        lines: str = "",
     ) -> Daemon:
-        url = upstream or registry.url
-        started.append(Daemon.start(room / "regcachd", url, registry.certificate.authority, settings))
+        url, trusted = upstream or registry.url, registry.certificate.authority
+        started.append(Daemon.start(room / "regcachd", url, trusted, settings, registry=lines))
         return started[-1]
 
     yield start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,12 +40,18 @@ class Daemon:
 
     @classmethod
     def start(
-        cls, directory: Path, upstream: str, authority: Path, settings: str = "", store: str = ""
+        cls,
+        directory: Path,
+        upstream: str,
+        authority: Path,
+        settings: str = "",
+        store: str = "",
+        registry: str = "",
     ) -> Daemon:
         """
         Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
         `authority`. `settings` are further lines before the first table of the configuration, `store` some of
-        its [store].
+        its [store], `registry` some of REGISTRY's table.
         """
         directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
@@ -60,6 +67,7 @@ class Daemon:
             f"[registries.{json.dumps(REGISTRY)}]\n"
             f"upstream = {json.dumps(upstream)}\n"
             f"ca = {json.dumps(str(authority))}\n"
+            f"{registry}\n"
         )
         server = Server.start(
             "twistd regcache",
@@ -84,6 +92,19 @@ class Daemon:
         --cert-dir.
         """
         return self.directory / "trust" / "ca.crt"
+
+    def ctl(self, *arguments: str) -> tuple[int, str]:
+        """Ask it with regcachctl: the exit status, and what was printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "regcachd.cli", "--socket", self.directory / "admin.sock", *arguments],
+            env=environment(self.directory / "home", PYTHONPATH=str(ROOT), PYTHONNOUSERSITE="1"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
 
     def page(self, path: str) -> tuple[http.client.HTTPResponse, bytes]:
         """One of the daemon's own pages: the response and its body."""
