@@ -34,6 +34,8 @@ Upstream   `upstream` asks, over a `pool` of connections (`http1`, which give ea
 Credential `session` makes requests on the daemon's own; `authentication` finds the `plugins` (`interfaces`), most of
            which are `answers` to challenges: `realm` says who may be told (`domains`), `tokens` are kept in a
            `wallet`, `fetch` is their web. A `secret` is where the configuration (`kinds`) says; `safekeeping` looks.
+Checkup    `checkups` are what regcachctl check-upstream asks for: each `checkup` looks at a registry's `reachability`
+           and takes a `sample` of an image (`imagename`). `verdicts` say what answers mean; a `finding` is for people.
 Clouds     `leases` are credentials that end, and are replaced in time or when `renewing` hears that they are refused:
            `aws`, `google`, `azure` (by `oauth`). `dockerconfig` is docker's file, `programs` runs what it names.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
@@ -42,8 +44,8 @@ Wiring     `tap` reads options and configuration (`documents`, `config`, `schema
            `service` makes everything and is, with `workers`, the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
-connect, breaker, extents, intercept, interfaces, lru, parallel, parent, patience, realm, sharing, tokens, config and
-what it is made of. The rest are edges. Times are seconds, sizes are bytes.
+connect, breaker, extents, finding, imagename, intercept, interfaces, lru, parallel, parent, patience, realm, sharing,
+tokens, verdicts, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
 """
 
 __version__ = "0.1.0"
