@@ -204,7 +204,6 @@ def test_shared_images_are_pulled_without_a_credential(
         client(daemon, guarded.adas, room / f"{turn}")
     with pytest.raises(ProgramError):
         client(daemon, guarded.graces, room / "graces")
-    client(daemon, guarded.graces, room / "grace-herself", GRACE)
 
 
 def test_podman_brings_its_password_for_a_htpasswd_registry(
