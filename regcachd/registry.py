@@ -27,6 +27,7 @@ from .relay import Answer, TooLarge, asking, capture
 from .requester import Bare, Kind, Requester, anybody
 from .session import CredentialRefused, Session
 from .singleflight import SingleFlight
+from .source import is_page
 from .store import Store
 from .trouble import Trouble
 from .units import roughly
@@ -175,7 +176,7 @@ class CachedRegistry:
     ) -> None:
         """The same, from an answer to a client's own request."""
         word = word_of(response.status)
-        if (word is Word.YES and not _is_page(response)) or response.status in (401, 403):
+        if (word is Word.YES and not is_page(response)) or response.status in (401, 403):
             self.heard(requester, repository, word, asked)
 
     def link(self, repository: Repository, digest: Digest) -> None:
@@ -313,12 +314,6 @@ class CachedRegistry:
             return await captured(response)
 
         return await self._answers.run((method, accept, question, me), ask)
-
-
-def _is_page(response: Response | Answer) -> bool:
-    """Is it something for people, such as the log-in page that a registry redirects to?"""
-    kind = response.header(b"content-type") or b""
-    return kind.lower().startswith(b"text/html") and response.header(b"docker-content-digest") is None
 
 
 async def captured(response: Response) -> Answer:
