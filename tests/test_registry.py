@@ -228,6 +228,21 @@ async def test_a_redirect_to_a_log_in_page_is_no_proof(tmp_path: Path) -> None:
         assert no_secret(reply)
 
 
+async def test_what_storage_asks_for_is_no_challenge_of_the_registry(tmp_path: Path) -> None:
+    """A client takes it for one, and would tell its password to the realm."""
+    storage = FakeRegistry(reactor)
+    async with running(tmp_path, private_registry()) as world:
+        await storage.start()
+        storage.fault("/", Status(401, {"WWW-Authenticate": 'Bearer realm="https://thief.example/token"'}))
+        digest = world.registry.add_blob(PRIVATE, DATA)
+        world.registry.fault("/blobs/", RedirectTo(storage))
+        for method in ("HEAD", "GET"):
+            reply = await world.client().do(method, blob_path(digest, PRIVATE), Authorization=VICTIM)
+            assert reply.status == 401
+            assert "www-authenticate" not in reply.headers
+        await storage.stop()
+
+
 def show_strangers_a_page(registry: FakeRegistry, content_type: str = "text/html; charset=utf-8") -> None:
     """Where a log-in page is the answer to all that the victim has not asked, with status 200."""
     page = Status(200, {"Content-Type": content_type}, b"<h1>Log in</h1>" * 1000)
