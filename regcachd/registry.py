@@ -18,6 +18,7 @@ from .config import Limits, Registry
 from .disk import InThread
 from .evidence import Credential, Private, Proofs
 from .fills import Fills, Settings
+from .freshness import essence
 from .http1 import Response, UpstreamFailed
 from .index import Index
 from .patience import Patience
@@ -276,6 +277,10 @@ class CachedRegistry:
         """Is a 2xx a yes to what we have? Only one with its size makes a link."""
         size, named = question.size(), response.header(b"docker-content-digest")
         encoded = response.header(b"content-encoding") not in (None, b"identity")
+        if not _is_of_type(response, question.media_type):
+            return (
+                Word.UNSURE
+            )  # the type is not in the digest: who pushed the same bytes elsewhere chose what is stored
         if response.status == 200 and not encoded and size is not None and response.length == size:
             self.link(question.repository, question.digest)
             return Word.YES
@@ -314,6 +319,12 @@ class CachedRegistry:
             return await captured(response)
 
         return await self._answers.run((method, accept, question, me), ask)
+
+
+def _is_of_type(response: Response, media_type: str | None) -> bool:
+    """Is a manifest what we take it for, as far as upstream says?"""
+    named = response.header(b"content-type")
+    return media_type is None or named is None or essence(named.decode("latin-1")) == essence(media_type)
 
 
 async def captured(response: Response) -> Answer:
