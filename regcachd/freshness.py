@@ -74,7 +74,7 @@ def accepts(accept: Sequence[str], media_type: str) -> bool:
     As in RFC 9110 section 12.5.1 the most specific range that applies decides, no Accept admits all, and a
     weight of 0 excludes. Other weights and parameters do not matter: registries do not order by them.
     """
-    wanted = _essence(media_type)
+    wanted = essence(media_type)
     kind = wanted.partition("/")[0] + "/*"
     admitted: dict[str, bool] = {}
     for member in ",".join(accept).split(","):
@@ -88,5 +88,6 @@ def accepts(accept: Sequence[str], media_type: str) -> bool:
     return not admitted
 
 
-def _essence(media_type: str) -> str:
+def essence(media_type: str) -> str:
+    """A media type without its parameters."""
     return media_type.partition(";")[0].strip().lower()

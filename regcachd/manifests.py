@@ -7,7 +7,7 @@ Docker Hub does not count as a pull, and the stored manifest is served while the
 from attrs import define, evolve, field
 from twisted.logger import Logger
 
-from .freshness import TagEntry, TagUse, matches, still_names, use_of
+from .freshness import TagEntry, TagUse, essence, matches, still_names, use_of
 from .http1 import UpstreamFailed
 from .recent import Manifest
 from .reference import Digest, InvalidReference, Repository, Tag, Target
@@ -76,7 +76,7 @@ class Manifests:
             and await self._still(request, repository, tag, entry)
         ):
             stored = self._stored(entry.digest)
-            if stored is not None:
+            if stored is not None and essence(stored.media_type) == essence(entry.media_type):
                 index.link(repository, entry.digest)
                 self._send(request, entry.digest, stored, REVALIDATED)
                 return
@@ -135,6 +135,9 @@ class Manifests:
         if media_type.encode("latin-1").startswith(_SCHEMA_1) or answer.header(b"content-encoding"):
             return answer
         digest = _verified(repository, target, answer)
+        known = registry.shared.index.media_type(digest)
+        if known is not None and essence(known) != essence(media_type):
+            return answer  # the same bytes are something else elsewhere, where anybody may have pushed them
         await self._store(digest, answer.body, media_type)
         registry.shared.index.link(repository, digest)
         if isinstance(target, Tag):

@@ -18,6 +18,7 @@ from .config import Limits, Registry
 from .disk import InThread
 from .evidence import Credential, Private, Proofs
 from .fills import Fills, Settings
+from .freshness import essence
 from .http1 import Response, UpstreamFailed
 from .index import Index
 from .patience import Patience
@@ -27,6 +28,7 @@ from .relay import Answer, TooLarge, asking, capture
 from .requester import Bare, Kind, Requester, anybody
 from .session import CredentialRefused, Session
 from .singleflight import SingleFlight
+from .source import is_page
 from .store import Store
 from .trouble import Trouble
 from .units import roughly
@@ -175,7 +177,7 @@ class CachedRegistry:
     ) -> None:
         """The same, from an answer to a client's own request."""
         word = word_of(response.status)
-        if (word is Word.YES and not _is_page(response)) or response.status in (401, 403):
+        if (word is Word.YES and not is_page(response)) or response.status in (401, 403):
             self.heard(requester, repository, word, asked)
 
     def link(self, repository: Repository, digest: Digest) -> None:
@@ -275,6 +277,10 @@ class CachedRegistry:
         """Is a 2xx a yes to what we have? Only one with its size makes a link."""
         size, named = question.size(), response.header(b"docker-content-digest")
         encoded = response.header(b"content-encoding") not in (None, b"identity")
+        if not _is_of_type(response, question.media_type):
+            return (
+                Word.UNSURE
+            )  # the type is not in the digest: who pushed the same bytes elsewhere chose what is stored
         if response.status == 200 and not encoded and size is not None and response.length == size:
             self.link(question.repository, question.digest)
             return Word.YES
@@ -315,10 +321,10 @@ class CachedRegistry:
         return await self._answers.run((method, accept, question, me), ask)
 
 
-def _is_page(response: Response | Answer) -> bool:
-    """Is it something for people, such as the log-in page that a registry redirects to?"""
-    kind = response.header(b"content-type") or b""
-    return kind.lower().startswith(b"text/html") and response.header(b"docker-content-digest") is None
+def _is_of_type(response: Response, media_type: str | None) -> bool:
+    """Is a manifest what we take it for, as far as upstream says?"""
+    named = response.header(b"content-type")
+    return media_type is None or named is None or essence(named.decode("latin-1")) == essence(media_type)
 
 
 async def captured(response: Response) -> Answer:

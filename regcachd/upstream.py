@@ -39,6 +39,8 @@ MOST_BREAKERS = 256
 """Hosts of which it is known how reachable they are; redirects can name any number."""
 
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
+_CHALLENGE = b"www-authenticate"
+"""What storage asks for is no word of the registry's: clients would tell theirs to whomever it names."""
 _HAS_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 _SLOW = frozenset({b"PUT", b"PATCH", b"DELETE"})
 """What a registry may think about for long, or close on, while it serves all others: that tells nothing of how
@@ -90,6 +92,8 @@ class Upstream:
             response = await self._reach(netloc, method, path, headers, body, patient=patient)
             location = response.header(b"location") if follow and response.status in REDIRECTS else None
             if location is None:
+                if netloc != self._home:
+                    response.headers = [h for h in response.headers if h[0].lower() != _CHALLENGE]
                 return response
             response.discard()
             url = resolve(url, location.decode("latin-1"))

@@ -13,7 +13,15 @@ from twisted.logger import LogLevel
 import tests.world
 from regcachd.reference import Digest
 from regcachd.service import RegcacheService
-from regcachd.testing import FakeRegistry, RedirectTo, StallAfter, StallBeforeHeaders, Status
+from regcachd.testing import (
+    CutAfter,
+    FakeRegistry,
+    NoContentLength,
+    RedirectTo,
+    StallAfter,
+    StallBeforeHeaders,
+    Status,
+)
 from tests.through import basic, blob_path, limits, logged, questions, running, start, together
 from tests.world import Client, Reply, World, until
 
@@ -218,6 +226,52 @@ async def test_a_redirect_to_a_log_in_page_is_no_proof(tmp_path: Path) -> None:
         world.registry.fault(f"/v2/{PRIVATE}", Status(302, {"Location": "/users/sign_in"}))
         reply = await world.client().get(blob_path(digest, PRIVATE))
         assert no_secret(reply)
+
+
+async def test_what_storage_asks_for_is_no_challenge_of_the_registry(tmp_path: Path) -> None:
+    """A client takes it for one, and would tell its password to the realm."""
+    storage = FakeRegistry(reactor)
+    async with running(tmp_path, private_registry()) as world:
+        await storage.start()
+        storage.fault("/", Status(401, {"WWW-Authenticate": 'Bearer realm="https://thief.example/token"'}))
+        digest = world.registry.add_blob(PRIVATE, DATA)
+        world.registry.fault("/blobs/", RedirectTo(storage))
+        for method in ("HEAD", "GET"):
+            reply = await world.client().do(method, blob_path(digest, PRIVATE), Authorization=VICTIM)
+            assert reply.status == 401
+            assert "www-authenticate" not in reply.headers
+        await storage.stop()
+
+
+def show_strangers_a_page(registry: FakeRegistry, content_type: str = "text/html; charset=utf-8") -> None:
+    """Where a log-in page is the answer to all that the victim has not asked, with status 200."""
+    page = Status(200, {"Content-Type": content_type}, b"<h1>Log in</h1>" * 1000)
+    registry.fault(lambda r: r.path.startswith(f"/v2/{PRIVATE}") and r.authorization != VICTIM, page)
+
+
+async def test_a_page_in_place_of_an_unknown_blob_does_not_make_a_repository_public(tmp_path: Path) -> None:
+    async with running(tmp_path, private_registry()) as world:
+        digest = await pulled(world)
+        show_strangers_a_page(world.registry)
+        await world.client().get(blob_path(Digest.of(b"made up"), PRIVATE))
+        reply = await world.client().get(blob_path(digest, PRIVATE))
+        assert DATA[:32] not in reply.body
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "application/json"])
+async def test_a_page_does_not_bring_what_is_left_of_a_broken_download(
+    tmp_path: Path, content_type: str
+) -> None:
+    async with running(tmp_path, private_registry(), retries=0) as world:
+        digest = world.registry.add_blob(PRIVATE, DATA)
+        rule = world.registry.fault("/blobs/", CutAfter(150_000))
+        assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)).broken
+        await until(lambda: world.service.fills.get(digest) is None)
+        world.registry.heal(rule)
+        show_strangers_a_page(world.registry, content_type)
+        world.registry.fault(lambda r: r.authorization != VICTIM, NoContentLength())
+        reply = await world.client().get(blob_path(digest, PRIVATE))
+        assert DATA[:32] not in reply.body
 
 
 @pytest.mark.parametrize(
