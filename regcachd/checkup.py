@@ -33,7 +33,7 @@ from .secret import SecretUnreadable
 from .session import Challenges, CredentialRefused, Session, challenges_of
 from .tokens import bearer_challenges
 from .upstream import Upstream
-from .verdicts import clients, clock, ping
+from .verdicts import clients, clock, ping, sharing
 
 PATIENCE = 15.0
 """Seconds, at most, for each thing that is waited for."""
@@ -98,8 +98,8 @@ class Checkup:
         if registry.auth is None:
             self.record.add(ok("name", f"{says}, without a credential of regcachd's own"))
             return
-        share = "; every client may read what it can" if registry.share else ""
-        self.record.add(ok("name", f'{says}, with a credential (auth = "{registry.auth.kind}"){share}'))
+        self.record.add(ok("name", f'{says}, with a credential (auth = "{registry.auth.kind}")'))
+        self.record.add(sharing(registry.share))
         self.record.step = "secret"
         alone = evolve(self._config, registries={registry.name: registry})
         for key, secret in secrets_of(alone):

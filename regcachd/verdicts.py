@@ -132,6 +132,17 @@ def download(status: int, headers: Headers, name: str) -> Finding:
     )
 
 
+def sharing(is_shared: bool) -> Finding:
+    """What a configured credential is good for."""
+    if is_shared:
+        return ok("share", "clients that bring no credential may read what this one can")
+    return warning(
+        "share",
+        "the credential is used for nothing but this checkup: clients fetch with their own, or with none",
+        "set `share = true` if every client may read what the credential can, or take the credential out",
+    )
+
+
 def clients(status: int, share: bool, has_credential: bool) -> Finding:
     """Who may have an image, given what HEAD of its manifest came to without a credential."""
     step = "clients"

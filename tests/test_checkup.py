@@ -64,7 +64,7 @@ class Here:
     @property
     def own(self) -> str:
         """Lines of a credential that the registry knows."""
-        return f'username = "robot"\npassword = "file:{self.password}"\n'
+        return f'username = "robot"\npassword = "file:{self.password}"\nshare = true\n'
 
     async def check(
         self,
@@ -109,7 +109,7 @@ def said(answer: dict[str, Any], step: str) -> str:
     return " ".join(f"{each['says']} {each['advice']}" for each in answer["findings"] if each["step"] == step)
 
 
-ALL = ["name", "dns", "tcp", "tls", "ping", "clock", "challenge", "realm", "token"]
+ALL = ["name", "share", "dns", "tcp", "tls", "ping", "clock", "challenge", "realm", "token"]
 OF_IMAGE = ["manifest", "digest", "layer", "download", "clients"]
 
 
@@ -122,7 +122,7 @@ async def test_all_is_well(here: Here) -> None:
     assert {o for s, o in outcomes(answer).items()} == {"ok"}, answer
     assert answer["outcome"] == "ok"
     assert "told the credential" in said(answer, "realm")
-    assert "not public (status 401)" in said(answer, "clients")
+    assert "every client may have it" in said(answer, "clients")
     assert registry.requests.count("GET", "/blobs/") == 1
 
 
@@ -194,10 +194,11 @@ async def test_an_index_leads_to_the_image_for_amd64(here: Here) -> None:
     assert str(image.layers[0]) in said(answer, "layer")
 
 
-async def test_shared_images_are_for_every_client(here: Here) -> None:
+async def test_a_credential_that_is_not_shared_is_of_no_use(here: Here) -> None:
     await here.start()
-    answer = await here.check(f"{PRIVATE}:1", here.own + "share = true")
-    assert "every client may have it" in said(answer, "clients")
+    answer = await here.check(f"{PRIVATE}:1", here.own.replace("true", "false"))
+    assert outcomes(answer)["share"] == answer["outcome"] == "warning"
+    assert "not public (status 401)" in said(answer, "clients")
 
 
 async def test_a_private_image_without_a_credential_is_the_clients_business(here: Here) -> None:
@@ -244,7 +245,7 @@ async def test_a_secret_that_is_not_there(here: Here) -> None:
     await here.start()
     here.password.unlink()
     answer = await here.check(lines=here.own)
-    assert outcomes(answer) == {"name": "ok", "secret": "failure"}
+    assert outcomes(answer) == {"name": "ok", "share": "ok", "secret": "failure"}
     assert "No such file" in said(answer, "secret")
 
 

@@ -222,13 +222,13 @@ def test_check_upstream_of_a_registry_with_tokens(
     start_daemon: StartDaemon, guarded: Guarded, room: Path
 ) -> None:
     """Says of each image whether the credential can read it, and who else; and never what the credential is."""
-    lines = own_credential(room, ADA) + guarded.tunnel
+    lines = own_credential(room, ADA, "share = true") + guarded.tunnel
     daemon = start_daemon(guarded.registry, table=lines)
     status, text = daemon.ctl("check-upstream", "registry.test:5443", "ada/app:1")
     assert (status, text.splitlines()[-1]) == (0, "all is well with ada/app:1"), text
     assert "ok       token" in text
     assert "ok       clock" in text
-    assert "the image is not public" in text
+    assert "every client may have it" in text
     status, text = daemon.ctl("check-upstream", "registry.test:5443", "grace/app:1")
     assert status == 1
     assert "says no to the credential" in text
@@ -242,7 +242,7 @@ def test_check_upstream_of_a_registry_with_tokens(
 def test_check_upstream_of_a_htpasswd_registry(
     start_daemon: StartDaemon, private_registry: DockerRegistry, small_image: Image, room: Path
 ) -> None:
-    daemon = start_daemon(private_registry, table=own_credential(room, GRACE))
+    daemon = start_daemon(private_registry, table=own_credential(room, GRACE, "share = true"))
     status, text = daemon.ctl("check-upstream", "registry.test:5443", small_image.reference)
     assert status == 0, text
     assert "the registry asks for Basic" in text
