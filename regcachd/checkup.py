@@ -102,13 +102,18 @@ class Checkup:
         self.record.add(sharing(registry.share))
         self.record.step = "secret"
         alone = evolve(self._config, registries={registry.name: registry})
+        its = f'registries."{registry.name}".'
         for key, secret in secrets_of(alone):
+            if not key.startswith(its):
+                continue
             try:
                 secret.read()
             except SecretUnreadable as error:
                 advice = "look whether the file is there, and whether the daemon's user may read it"
                 raise self.record.end(failure("secret", f"{key}: {error}", advice)) from None
-        self.record.add(*(warning("secret", problem) for problem in exposed(alone)))
+        self.record.add(
+            *(warning("secret", problem) for problem in exposed(alone) if problem.startswith(its))
+        )
 
     def _opened(self) -> Upstream:
         limits = evolve(

@@ -92,6 +92,12 @@ def cached(world: World) -> CachedRegistry:
     return world.service._endpoints[NAME]._registry
 
 
+async def check_upstream(daemon: Path) -> str:
+    """All that regcachctl is told of the registry."""
+    question = json.dumps({"registry": NAME, "image": f"{PRIVATE}:1"}).encode()
+    return str(await ask(daemon / "admin.sock", "POST", "/check-upstream", question))
+
+
 async def ask_own(world: World, repository: str, anonymous: bool = False) -> str:
     """A request on a session; what comes of it, as text."""
     registry = cached(world)
@@ -180,6 +186,7 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
                     said.append(await ask_own(world, repository, anonymous))
             registry.expire_tokens()
             said.append(await ask_own(world, PRIVATE))
+            said.append(await check_upstream(daemon))
             for fault in (
                 Status(500, {}, OWN.encode()),
                 Status(401, {"WWW-Authenticate": f'Basic realm="{OWN}"'}, OWN.encode()),
@@ -191,6 +198,7 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
                 rule = registry.fault("/token", fault)
                 registry.expire_tokens()
                 said.append(await ask_own(world, PRIVATE))
+                said.append(await check_upstream(daemon))
                 registry.heal(rule)
             for realm in (
                 f"https://robot:{OWN}@127.0.0.1/",
@@ -202,10 +210,12 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
                 said.append(await ask_own(world, PRIVATE))
             registry.access.realm = None
             parents.write_text(WRONG)  # 407, and what the parent says to that
+            said.append(await check_upstream(daemon))
             parent.cut()
             said.append(await ask_own(world, PRIVATE))
             parents.unlink()
             said.append(await ask_own(world, PRIVATE))
+            said.append(await check_upstream(daemon))
             parents.write_text(PARENTS)
             nodes.write_text(f"node:{HASHED}:{NODES}\nnode {HASHED}\n")  # no such file is taken
             assert world.service._users is not None
@@ -213,8 +223,10 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
             secret.write_text(WRONG)
             registry.expire_tokens()
             said.append(await ask_own(world, PRIVATE))
+            said.append(await check_upstream(daemon))
             secret.write_bytes(OWN.encode() + b"\xff")
             said.append(await ask_own(world, PRIVATE))
+            said.append(await check_upstream(daemon))
             secret.unlink()
             said.append(await ask_own(world, PRIVATE))
             said.append(repr(await deferToThread(malformed, world.port)))
@@ -228,6 +240,9 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
     await parent.stop()
     assert any("Proxy-Authorization" in line for head in parent.heads for line in head)
     assert any("HTTP/1.1 407" in text for text in said)
+    assert any("'step': 'token', 'outcome': 'ok'" in text for text in said), (
+        "a checkup with the right credential"
+    )
     assert len(planted.forms) > 40, "the tokens are among them"
     assert any("its owner alone should" in line for line in log.lines)
     leaks = [leak for line in log.lines for leak in planted.found(f"the log: {line}", line.encode())]
