@@ -208,6 +208,7 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
                 registry.access.realm = realm
                 registry.expire_tokens()
                 said.append(await ask_own(world, PRIVATE))
+                said.append(await check_upstream(daemon))
             registry.access.realm = None
             parents.write_text(WRONG)  # 407, and what the parent says to that
             said.append(await check_upstream(daemon))
