@@ -27,12 +27,13 @@ from .reference import Digest, Repository
 from .relay import Answer, TooLarge, asking, capture
 from .requester import Bare, Kind, Requester, anybody
 from .session import CredentialRefused, Session
+from .silence import Silence
 from .singleflight import SingleFlight
 from .source import is_page
 from .store import Store
 from .trouble import Trouble
 from .units import roughly
-from .upstream import BadRedirect, Upstream
+from .upstream import BadRedirect, Unreachable, Upstream
 from .web import Request
 
 log = Logger()
@@ -96,6 +97,7 @@ class CachedRegistry:
     _bare: Bare = field(init=False)
     _anybody: Requester = field(init=False)
     _private: Private = field(factory=Private, init=False)
+    _silence: Silence = field(factory=Silence, init=False)
     _probes: "SingleFlight[tuple[Question, Who, Credential], _Said]" = field(factory=SingleFlight, init=False)
     _answers: "SingleFlight[tuple[bytes, str | None, Question, Requester], Answer | None]" = field(
         factory=SingleFlight, init=False
@@ -247,14 +249,16 @@ class CachedRegistry:
 
     async def _probe(self, asker: Requester, question: Question) -> _Said:
         """Ask upstream in somebody's name whether it gives what we have, and keep the answer."""
-        if self.upstream.outage is not None:
-            return _Said(Word.AWAY, self.upstream.outage)
         asked, repository, digest = self.shared.now(), question.repository, question.digest
+        failure = self.upstream.outage or self._silence.heard(asker, repository, asked)
+        if failure is not None:
+            return _Said(Word.AWAY, failure)
         try:
+            # past the breaker, which others can open: what counts is whether upstream answers just this
             if question.kind == "blobs":
-                response = await self.head_blob(asker, repository, digest)
+                response = await self.head_blob(asker, repository, digest, patient=True)
             else:
-                response = await asker.ask(b"HEAD", question.kind, repository, digest)
+                response = await asker.ask(b"HEAD", question.kind, repository, digest, patient=True)
                 response.discard()
         except (CredentialRefused, BadRedirect) as error:
             self.heard(asker, repository, Word.NO, asked)
@@ -262,6 +266,9 @@ class CachedRegistry:
         except UpstreamFailed as error:
             if error.status == 400:
                 raise  # what the client sent cannot be passed on
+            if isinstance(error, Unreachable):
+                return _Said(Word.BUSY, error)  # that was the breaker, at a ping of ours
+            self._silence.note(asker, repository, self.shared.now(), error)
             return _Said(Word.AWAY, error)
         word = word_of(response.status)
         linked = self.shared.index.linked(repository, digest)
@@ -298,9 +305,11 @@ class CachedRegistry:
         )
         return Word.UNSURE
 
-    async def head_blob(self, requester: Requester, repository: Repository, digest: Digest) -> Response:
+    async def head_blob(
+        self, requester: Requester, repository: Repository, digest: Digest, patient: bool = False
+    ) -> Response:
         """Upstream's word on a blob: a response without its body. Raises UpstreamFailed."""
-        return await requester.head_blob(repository, digest, self.settings.blob_probe == "get")
+        return await requester.head_blob(repository, digest, self.settings.blob_probe == "get", patient)
 
     async def _upstreams_answer(self, request: Request, me: Requester, question: Question) -> Answer | None:
         """What upstream answers to the client's own request; None if that is a yes after all. Raises UpstreamFailed."""

@@ -565,3 +565,48 @@ async def test_secrets_are_not_logged(tmp_path: Path) -> None:
     assert text
     for secret in (VICTIM.split()[1], basic("victim", "wrong").split()[1], "hunter2"):
         assert secret not in text
+
+
+# -- an upstream that does not answer everything
+
+
+async def provoked(world: World) -> None:
+    """Whoever likes to can ask something that upstream does not answer."""
+    world.registry.fault("/v2/_catalog", StallBeforeHeaders())
+    for _ in range(2):
+        assert (await world.client().get("/v2/_catalog", Authorization=VICTIM)).status == 504
+
+
+async def test_who_has_lost_the_right_cannot_keep_it_by_what_upstream_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not away: asked about the right, it answers."""
+    wall = Wall(monkeypatch)
+    async with running(tmp_path, private_registry(), settings='timeout = "200ms"') as world:
+        digest = await pulled(world)
+        world.registry.private(PRIVATE, set())
+        wall.time += 300
+        await provoked(world)
+        reply = await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)
+        assert no_secret(reply) or reply.status == 504
+        world.registry.private(PRIVATE, {"victim"})
+        reply = await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)
+        assert (reply.body, reply.headers["cache-status"]) == (DATA, "regcachd; hit")
+
+
+async def test_an_upstream_that_does_not_answer_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = Wall(monkeypatch)
+    async with running(tmp_path, private_registry(), settings='timeout = "200ms"') as world:
+        digest = await pulled(world)
+        wall.time += 300
+        world.registry.fault(lambda request: True, StallBeforeHeaders())
+        for _ in range(5):
+            reply = await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)
+            assert (reply.body, reply.headers["cache-status"]) == (DATA, "regcachd; hit; detail=offline")
+        assert credentials(world).count(VICTIM) == 1
+        wall.time += 30
+        await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)
+        assert credentials(world).count(VICTIM) == 2
+        assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=ATTACKER)).status == 504
