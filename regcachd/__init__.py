@@ -24,7 +24,8 @@ Content    `store` is files under their digests, `index` is SQLite beside them; 
 Care       `care` is what a daemon does once for its store: it holds the `lock`; `recovery` makes the index, a
            `database` that may be lost, agree with the files; `scrub` has all blobs `examine`d again; old `leftovers`
            go. Each is a `chore` along the `shelves`. `admin` answers `cli`, which is regcachctl, at one of `sockets`.
-Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
+Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing, in
+           the name of a `requester`. A `silence` is no answer to one of these. `delivery` sends what may be had.
 Storms     `pings` and `token_endpoints` ask once for all who show no credential: the answers are in the `commons`,
            which workers share by the `bulletin`; `sharing` is the rule for tokens. `anonymity` knows these when they
            come back.

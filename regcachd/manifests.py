@@ -15,6 +15,7 @@ from .registry import CachedRegistry, Question
 from .relay import HIT, STALE, VIA, Answer, TooLarge, cache_status, capture, stream
 from .requester import Requester
 from .singleflight import SingleFlight
+from .source import is_page
 from .web import Request
 
 log = Logger()
@@ -132,7 +133,8 @@ class Manifests:
         if answer.status != 200:
             return answer
         media_type = (answer.header(b"content-type") or b"application/octet-stream").decode("latin-1")
-        if media_type.encode("latin-1").startswith(_SCHEMA_1) or answer.header(b"content-encoding"):
+        is_encoded = answer.header(b"content-encoding") is not None
+        if media_type.encode("latin-1").startswith(_SCHEMA_1) or is_encoded or is_page(answer):
             return answer
         digest = _verified(repository, target, answer)
         known = registry.shared.index.media_type(digest)
