@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted  # type: ignore[import-untyped]
+from hypothesis import HealthCheck, settings
 from twisted.internet import reactor as _reactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProcessTransport
@@ -32,6 +33,10 @@ GRACE = 0.25
 """Seconds that sockets (never delayed calls) get beyond that, for TLS and the kernel on a busy machine."""
 STEP = 0.01
 """Seconds between looks during the grace."""
+
+# how long anything takes says more of the machine than of the code
+settings.register_profile("regcachd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("regcachd")
 
 FlushErrors = Callable[..., list[Failure]]
 
