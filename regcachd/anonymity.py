@@ -8,11 +8,27 @@ apart. What is kept of a token is its keyed hash, until the token ends, where al
 from collections import OrderedDict
 from collections.abc import Callable
 
+from attrs import frozen
+
 from .bulletin import Bulletin
 from .evidence import Credential, Proofs
 
 MOST_REMEMBERED = 1_000
 """Tokens of which a process remembers that it has written them down, or could not."""
+
+
+@frozen
+class Standing:
+    """What an Authorization header stands for."""
+
+    credential: Credential
+    """One for all tokens that anybody gets alike.
+
+    It is none that a client could write itself, nor that of clients without a token: these are refused where a
+    token is needed, and a refusal of theirs must not be taken for one of the token.
+    """
+    is_anonymous: bool
+    """Does it say nothing about who the client is? So none at all."""
 
 
 class Anonymity:
@@ -43,18 +59,12 @@ class Anonymity:
         found = self._noted.get(credential) or self._bulletin.anonymous(credential)
         return found[0] if found is not None and self._now() < found[1] else None
 
-    def is_anonymous(self, authorization: str | None) -> bool:
-        """Does this Authorization header say nothing about who the client is? So none at all."""
-        return authorization is None or self.wanted(authorization) is not None
-
-    def credential(self, authorization: str | None) -> Credential:
-        """The credential that stands for an Authorization header: one for all tokens that anybody gets alike.
-
-        It is none that a client could write itself, nor that of clients without a token: these are refused
-        where a token is needed, and a refusal of theirs must not be taken for one of the token.
-        """
+    def standing(self, authorization: str | None) -> Standing:
+        """What an Authorization header, or none, stands for."""
         wanted = self.wanted(authorization)
-        return self._proofs.credential(authorization) if wanted is None else self._proofs.common(wanted)
+        if wanted is not None:
+            return Standing(self._proofs.common(wanted), True)
+        return Standing(self._proofs.credential(authorization), authorization is None)
 
     def _hash(self, token: str) -> Credential:
         return self._proofs.credential("Bearer " + token)

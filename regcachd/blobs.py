@@ -126,7 +126,7 @@ class Blobs:
         """Serve what is there or comes, if the client may have it; False when it is not there any more."""
         digest, shared = source.digest, self._registry.shared
         question = Question("blobs", source.repository, digest, lambda: self._size(digest))
-        right = await self._registry.may_read(request, question)
+        right = await self._registry.may_read(request, source.requester, question)
         if isinstance(right, Answer):
             right.send(request, UNSTORED)
             return True

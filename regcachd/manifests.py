@@ -55,7 +55,8 @@ class Manifests:
             return
         size = len(stored.body)
         question = Question("manifests", repository, digest, lambda: size, stored.media_type)
-        right = await self._registry.may_read(request, question)
+        registry = self._registry
+        right = await registry.may_read(request, registry.requester(request), question)
         if isinstance(right, Answer):
             right.send(request, FORWARDED)
         elif right is not None:

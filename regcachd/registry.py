@@ -96,6 +96,7 @@ class CachedRegistry:
     _sessions: Sessions
     _bare: Bare = field(init=False)
     _anybody: Requester = field(init=False)
+    _shared_credential: Credential = field(init=False)
     _private: Private = field(factory=Private, init=False)
     _silence: Silence = field(factory=Silence, init=False)
     _probes: "SingleFlight[tuple[Question, Who, Credential], _Said]" = field(factory=SingleFlight, init=False)
@@ -106,6 +107,8 @@ class CachedRegistry:
     def __attrs_post_init__(self) -> None:
         self._bare = Bare(self.upstream)
         self._anybody = anybody(self.anonymous)
+        described = f"{self.settings.name} {self._describe_auth()}"
+        self._shared_credential = self.shared.proofs.shared_credential(described)
 
     @property
     def settings(self) -> Registry:
@@ -147,12 +150,11 @@ class CachedRegistry:
         headers, authorization = asking(request), request.header("authorization")
         session = self.session_for(request)
         if session is not None:
-            credential = self.shared.proofs.shared_credential(f"{self.settings.name} {self._describe_auth()}")
-            return Requester(Who.SHARED, credential, headers, True, session)
-        credential = self.shared.anonymity.credential(authorization)
-        if self.shared.anonymity.is_anonymous(authorization):
-            return Requester(Who.ANONYMOUS, credential, headers, False, self._bare)
-        return Requester(Who.OWN, credential, headers, True, self._bare)
+            return Requester(Who.SHARED, self._shared_credential, headers, True, session)
+        standing = self.shared.anonymity.standing(authorization)
+        if standing.is_anonymous:
+            return Requester(Who.ANONYMOUS, standing.credential, headers, False, self._bare)
+        return Requester(Who.OWN, standing.credential, headers, True, self._bare)
 
     def _describe_auth(self) -> str:
         """The daemon's own credential without its secrets: another one has other rights."""
@@ -191,13 +193,12 @@ class CachedRegistry:
 
     # -- the rule
 
-    async def may_read(self, request: Request, question: Question) -> Right | Answer | None:
-        """Apply the access rule to something that is stored or comes in.
+    async def may_read(self, request: Request, me: Requester, question: Question) -> Right | Answer | None:
+        """Apply the access rule to something that is stored or comes in; `me` is who makes the request.
 
         An Answer is upstream's no, for the client. None means that upstream says yes, but perhaps to something else
         than what we have: it has to serve the client itself. Raises UpstreamFailed when upstream does not answer.
         """
-        me = self.requester(request)
         heard: dict[Who, Word] = {}
         said = _Said(Word.AWAY)
         while True:

@@ -118,12 +118,12 @@ class RegcacheService(Service):
         self._reactor = reactor
         self.config = config
         self._inheritance = inheritance
-        secrets = make_secrets(config) if inheritance is None else inheritance.secrets
         plugins = find_plugins()
         self._readers = DiskThreads(reactor, "regcachd-read", READERS)
         self._writers = DiskThreads(reactor, "regcachd-write", WRITERS)
         self._now = now
         self.ca = prepare(config) if inheritance is None else open_configured_ca(config)
+        secrets = make_secrets(config) if inheritance is None else inheritance.secrets
         store = Store(Path(config.store.path))
         self._index = Index(store.index_path)
         self.fills = Fills(reactor, store, self._writers.run, self._blob_stored, self._fill_broke)

@@ -251,7 +251,8 @@ class Access(RuleBasedStateMachine):
         """A request for what is stored."""
         self.latest = (client, repository, digest)
         question = Question("blobs", repository, digest, lambda: SIZE)
-        found = result(self.registry.may_read(self.asking(client, method), question))
+        request = self.asking(client, method)
+        found = result(self.registry.may_read(request, self.registry.requester(request), question))
         model, where = self.model, repository.name
         own = client if client is not None else OWN if self.share else ANYBODY
         if isinstance(found, Right):

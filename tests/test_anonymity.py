@@ -41,9 +41,9 @@ def test_a_token_that_one_worker_handed_out_is_nobodys_for_all(workers: tuple[Wo
     here.anonymity.note(TOKEN, "realm team/app", NOW + 300)
     for worker in workers:
         assert worker.anonymity.wanted(f"Bearer {TOKEN}") == "realm team/app"
-        assert worker.anonymity.is_anonymous(f"bearer  {TOKEN} ")
+        assert worker.anonymity.standing(f"bearer  {TOKEN} ").is_anonymous
     there.time = NOW + 300
-    assert not there.anonymity.is_anonymous(f"Bearer {TOKEN}")
+    assert not there.anonymity.standing(f"Bearer {TOKEN}").is_anonymous
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_a_token_that_one_worker_handed_out_is_nobodys_for_all(workers: tuple[Wo
 def test_everything_else_is_somebodys(workers: tuple[Worker, Worker], authorization: str) -> None:
     here, _ = workers
     here.anonymity.note(TOKEN, "x", NOW + 300)
-    assert not here.anonymity.is_anonymous(authorization)
-    assert here.anonymity.credential(authorization) == here.proofs.credential(authorization)
+    assert not here.anonymity.standing(authorization).is_anonymous
+    assert here.anonymity.standing(authorization).credential == here.proofs.credential(authorization)
 
 
 def test_no_credential_is_nobodys(workers: tuple[Worker, Worker]) -> None:
-    assert workers[0].anonymity.is_anonymous(None)
+    assert workers[0].anonymity.standing(None).is_anonymous
 
 
 def test_a_thousand_tokens_that_were_asked_for_alike_are_one_credential(
@@ -77,17 +77,17 @@ def test_a_thousand_tokens_that_were_asked_for_alike_are_one_credential(
     for number in range(1000):
         here.anonymity.note(f"token{number}", "realm team/app", NOW + 300)
     here.anonymity.note("other", "realm team/other", NOW + 300)
-    found = {there.anonymity.credential(f"Bearer token{number}") for number in range(1000)}
+    found = {there.anonymity.standing(f"Bearer token{number}").credential for number in range(1000)}
     assert len(found) == 1
-    assert there.anonymity.credential("Bearer other") not in found
+    assert there.anonymity.standing("Bearer other").credential not in found
 
 
 def test_nobodys_credential_is_none_that_a_client_could_send(workers: tuple[Worker, Worker]) -> None:
     """No Authorization at all is another one, too: it is refused where a token is needed."""
     here, _ = workers
     here.anonymity.note(TOKEN, "x", NOW + 300)
-    found = here.anonymity.credential(f"Bearer {TOKEN}")
-    assert found not in {here.anonymity.credential(sent) for sent in (None, "", "x", "Tx", "T x")}
+    found = here.anonymity.standing(f"Bearer {TOKEN}").credential
+    assert found not in {here.anonymity.standing(sent).credential for sent in (None, "", "x", "Tx", "T x")}
 
 
 def test_no_token_is_written_down(workers: tuple[Worker, Worker], tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_index_that_fails_makes_nobody_somebody(tmp_path: Path) -> None:
     worker = Worker(tmp_path / "index", os.urandom(32))
     worker.index.close()
     worker.anonymity.note(TOKEN, "x", NOW + 300)
-    assert worker.anonymity.is_anonymous(f"Bearer {TOKEN}")
+    assert worker.anonymity.standing(f"Bearer {TOKEN}").is_anonymous
 
 
 def test_what_is_kept_is_bounded(workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +112,13 @@ def test_what_is_kept_is_bounded(workers: tuple[Worker, Worker], monkeypatch: py
         here.anonymity.note(f"token{number}", "x", NOW + 300 + number)
     assert len(here.anonymity._noted) == 3
     here.index.bulletin.forget(NOW)
-    assert [there.anonymity.is_anonymous(f"Bearer token{n}") for n in range(10)] == [False] * 5 + [True] * 5
+    assert [there.anonymity.standing(f"Bearer token{n}").is_anonymous for n in range(10)] == [False] * 5 + [
+        True
+    ] * 5
     here.index.bulletin.forget(NOW + 308.5)
-    assert [there.anonymity.is_anonymous(f"Bearer token{n}") for n in range(10)] == [False] * 9 + [True]
+    assert [there.anonymity.standing(f"Bearer token{n}").is_anonymous for n in range(10)] == [False] * 9 + [
+        True
+    ]
 
 
 def test_notices_go_when_they_have_ended_or_there_are_too_many(

@@ -222,8 +222,8 @@ async def test_no_token_of_a_user_is_kept_given_away_or_taken_for_nobodys(tmp_pa
         anybody = members(await world.client().get(PATH))["token"]
         assert alice != anybody
         anonymity = world.service.anonymity
-        assert anonymity.is_anonymous(f"Bearer {anybody}")
-        assert not anonymity.is_anonymous(f"Bearer {alice}")
+        assert anonymity.standing(f"Bearer {anybody}").is_anonymous
+        assert not anonymity.standing(f"Bearer {alice}").is_anonymous
         (digest,) = registry.blobs["team/app"]
         reply = await world.client().get(blob_path(digest), Authorization=f"Bearer {alice}")
         assert reply.body == DATA
@@ -364,8 +364,8 @@ async def test_a_thousand_tokens_are_one_proof(tmp_path: Path, monkeypatch: pyte
             assert (reply.body, reply.headers["cache-status"]) == (DATA, HIT)
         assert not world.registry.requests
         wall.time += 86  # the older has ended, and is what any unknown token is: somebody's
-        assert not world.service.anonymity.is_anonymous(f"Bearer {older}")
-        assert world.service.anonymity.is_anonymous(f"Bearer {newer}")
+        assert not world.service.anonymity.standing(f"Bearer {older}").is_anonymous
+        assert world.service.anonymity.standing(f"Bearer {newer}").is_anonymous
 
 
 async def test_a_token_that_upstream_calls_invalid_is_given_to_nobody_any_more(
