@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 
 from regcachd.partial import Partial, Phase
 from regcachd.reference import Digest
@@ -21,7 +22,7 @@ from regcachd.testing import (
     Throttle,
 )
 from tests.through import Download, basic, blob_path, limits, logged, running, start, together
-from tests.world import World, until
+from tests.world import Reply, World, until
 
 reactor: Any = _reactor
 
@@ -32,6 +33,16 @@ QUICK = limits(stop_timeout="0s")
 def watermark(world: World, digest: Digest) -> int:
     growing = world.service.fills.get(digest)
     return 0 if growing is None else growing.watermark
+
+
+async def followed(world: World, digest: Digest) -> "tuple[World, Deferred[Reply], Deferred[Reply]]":
+    """Another worker, and a client of each: one whose fill stands still at 400,000 bytes, and one that follows it."""
+    other = world.second()
+    first = start(world.client(), blob_path(digest))
+    await until(lambda: watermark(world, digest) == 400_000)
+    second = start(other.client(), blob_path(digest))
+    await until(lambda: (f := other.service.fills.get(digest)) is not None and f.readers == 1)
+    return other, first, second
 
 
 def gets(world: World) -> int:
@@ -236,11 +247,7 @@ async def test_taking_over_from_an_upstream_without_ranges_compares(tmp_path: Pa
         digest = world.registry.add_blob("team/app", DATA)
         world.registry.fault(digest, IgnoreRange())
         world.registry.fault(digest, StallAfter(400_000), times=1)
-        other = world.second()
-        first = start(world.client(), blob_path(digest))
-        await until(lambda: watermark(world, digest) == 400_000)
-        second = start(other.client(), blob_path(digest))
-        await until(lambda: (f := other.service.fills.get(digest)) is not None and f.readers == 1)
+        other, first, second = await followed(world, digest)
         await world.service.stopService()
         assert (await first).broken
         reply = await second
@@ -254,11 +261,7 @@ async def test_a_state_that_was_lost_with_bytes_clients_have_is_not_taken_over(t
     async with running(tmp_path, tables=QUICK) as world:
         digest = world.registry.add_blob("team/app", DATA)
         world.registry.fault(digest, StallAfter(400_000), times=1)
-        other = world.second()
-        first = start(world.client(), blob_path(digest))
-        await until(lambda: watermark(world, digest) == 400_000)
-        second = start(other.client(), blob_path(digest))
-        await until(lambda: (f := other.service.fills.get(digest)) is not None and f.readers == 1)
+        other, first, second = await followed(world, digest)
         os.truncate(tmp_path / "store/partial/sha256" / digest.hex, 1000)
         await world.service.stopService()
         assert (await first).broken
@@ -289,11 +292,7 @@ async def test_a_daemon_that_stops_does_not_take_over(tmp_path: Path) -> None:
     async with running(tmp_path, tables=QUICK) as world:
         digest = world.registry.add_blob("team/app", DATA)
         world.registry.fault(digest, StallAfter(400_000), times=1)
-        other = world.second()
-        first = start(world.client(), blob_path(digest))
-        await until(lambda: watermark(world, digest) == 400_000)
-        second = start(other.client(), blob_path(digest))
-        await until(lambda: (f := other.service.fills.get(digest)) is not None and f.readers == 1)
+        other, first, second = await followed(world, digest)
         stopping = world.service.stopService()
         await other.service.stopService()
         await stopping
