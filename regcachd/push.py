@@ -109,7 +109,7 @@ class Pushes:
         registry, index = self._registry, self._registry.shared.index
         match route(request.path):
             case Manifest(name, target) if request.method in (b"PUT", b"DELETE"):
-                index.forget_tags(registry.repository(name))
+                index.tags.forget(registry.repository(name))
                 if request.method == b"DELETE" and isinstance(target, Digest):
                     index.unlink(registry.repository(name), target)
             case Blob(name, digest) if request.method == b"DELETE":

@@ -31,6 +31,8 @@ PURE = [
     "tokens",
     "parent",
     "breaker",
+    "tag_rules",
+    "governor",
 ]
 """Those of the design; a module is tested from the moment it exists."""
 
