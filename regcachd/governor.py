@@ -26,6 +26,8 @@ MOST_OBEYED = 300.0
 """Seconds of a Retry-After that are respected: so late may it be noticed that a limit was lifted."""
 RESERVE = 0.02
 """The fraction of the pulls, at least one, that are kept for what is not here at all."""
+BELIEVED = 600.0
+"""Seconds that a registry's word counts: not all of them say with every answer what is left."""
 MOST_ACCOUNTS = 1_000
 """Accounts whose limits are remembered; those that were not heard of for the longest time are forgotten."""
 DEFAULT_WINDOW = 6 * 3600.0
@@ -60,7 +62,7 @@ class Reading:
 
     def is_scarce(self, now: float) -> bool:
         """Should the pulls that are left be kept for what is not here?"""
-        if not 0 <= now - self.at < self.window:
+        if not 0 <= now - self.at < min(self.window, BELIEVED):
             return False
         return self.remaining <= max(1.0, (self.limit or 0) * RESERVE)
 
@@ -140,10 +142,11 @@ class Governor:
     def heard(self, who: bytes, method: bytes, status: int, header: Header, body: bytes, now: float) -> None:
         """The registry has answered a request for a manifest, or a list."""
         account = self.accounts.pop(who, Account())
-        reading = read_limits(header, now)
+        reading, retry_after = read_limits(header, now), read_retry_after(header(b"retry-after"), now)
+        if reading is not None and status == 429 and retry_after is not None:
+            reading = evolve(reading, window=min(reading.window, retry_after))
         if reading is not None:
             account = evolve(account, reading=reading)
-        retry_after = read_retry_after(header(b"retry-after"), now)
         if status == 429 or (status == 503 and retry_after is not None):
             kind = kind_of(header, body) if status == 429 else Kind.ABUSE
             if status == 429:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
-from .freshness import TagEntry
+from .freshness import TagEntry, is_fresh
 from .manifest_source import ManifestSource
 from .manifest_store import ManifestStore
 from .reference import Digest, InvalidReference, Repository, Tag
@@ -70,14 +70,14 @@ class TagLookups:
     async def _alone(self, method: bytes, asked: Asked, me: Requester) -> Heard:
         """Ask, or wait for another worker that does."""
         commons, key = self._registry.shared.commons, f"tag {method.decode()} {asked} {asked.accept}"
-        before = self._entry(asked)
+        before = self._latest(method, asked)
         while not commons.claim(key):
             await commons.wait()
         try:
-            entry = self._entry(asked)
-            if entry is not None and (before is None or entry.checked > before.checked):
-                return Heard(None, entry)
-            return await self._ask(method, asked, me, entry)
+            latest = self._latest(method, asked)
+            if latest is not None and (before is None or latest.checked > before.checked):
+                return Heard(None, latest)
+            return await self._ask(method, asked, me, self._entry(asked))
         finally:
             commons.release(key)
 
@@ -100,8 +100,21 @@ class TagLookups:
 
     # -- what is kept
 
-    def _entry(self, asked: Asked) -> TagEntry | None:
-        return self._registry.shared.index.tags.get(asked.repository, asked.tag, asked.accept)
+    def _entry(self, asked: Asked, *, named: bool = False) -> TagEntry | None:
+        return self._registry.shared.index.tags.get(asked.repository, asked.tag, asked.accept, named=named)
+
+    def _latest(self, method: bytes, asked: Asked) -> TagEntry | None:
+        """What answers such a request, and is the latest: a HEAD needs no more than a name."""
+        named = self._entry(asked, named=True) if method == b"HEAD" else None
+        return named or self._entry(asked)
+
+    def named(self, asked: Asked) -> TagEntry | None:
+        """What upstream, asked with HEAD, has named, and is not here; only while that counts."""
+        named, life = self._entry(asked, named=True), self.life(asked)
+        now = self._registry.shared.now()
+        return (
+            named if named is not None and life is not None and is_fresh(named.checked, life, now) else None
+        )
 
     def _keep(
         self, asked: Asked, digest: Digest, media_type: str, size: int | None, *, named: bool = False
@@ -112,7 +125,7 @@ class TagLookups:
         return entry
 
     def _named(self, asked: Asked, answer: Answer) -> TagEntry | None:
-        """What an answer to HEAD says, if it does so plainly. Of what is stored, only one with its size makes a link."""
+        """What an answer to HEAD says, if it does so plainly. Of what is stored only one with its size is a link."""
         named = answer.header(b"docker-content-digest")
         try:
             digest = Digest.parse("" if named is None else named.decode("latin-1").strip())

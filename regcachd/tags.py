@@ -16,7 +16,7 @@ from attrs import define, field
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .freshness import TagEntry, TagUse, accept_key, is_fresh, is_of_use, stands_in, use_of
+from .freshness import TagEntry, TagUse, accept_key, is_of_use, stands_in, use_of
 from .manifest_source import ManifestSource
 from .manifest_store import ManifestStore, WrongManifest, describe, not_modified
 from .reference import Repository, Tag
@@ -50,6 +50,8 @@ class Tags:
         me = registry.requester(request)
         entry = self._known(asked)
         use = use_of(entry, self._lookups.life(asked), now)
+        if use is TagUse.REVALIDATE and self._lookups.named(asked) is not None:
+            use = TagUse.FETCH
         if entry is not None and use is TagUse.SERVE and await self._serve(request, asked, entry, HIT):
             return
         spare = self._spare(request, asked)
@@ -163,13 +165,8 @@ class Tags:
 
     async def _head(self, request: Request, asked: Asked, me: Requester) -> Answer | None:
         """Answer a HEAD by upstream's word. Returns an answer that is none. Raises UpstreamFailed."""
-        registry = self._registry
-        named = registry.shared.index.tags.get(asked.repository, asked.tag, asked.accept, named=True)
-        life = self._lookups.life(asked)
-        is_word = (
-            named is not None and life is not None and is_fresh(named.checked, life, registry.shared.now())
-        )
-        if named is not None and is_word and self._send_named(request, asked, named):
+        named = self._lookups.named(asked)
+        if named is not None and self._send_named(request, asked, named):
             return None
         heard = await self._lookups.run(b"HEAD", asked, me)
         if heard.entry is not None and await self._serve(request, asked, heard.entry, REVALIDATED):
