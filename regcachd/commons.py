@@ -113,6 +113,10 @@ class Commons:
             del self._unwritten[key]
         self._bulletin.take_down(key, before)
 
+    def forget_all(self, prefix: str) -> None:
+        """Somebody has changed what the answers are about whose keys begin so."""
+        self._bulletin.take_down_all(prefix)
+
     def close(self) -> None:
         """Wait for no other worker any more."""
         self._is_closed = True

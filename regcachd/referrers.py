@@ -1,0 +1,104 @@
+"""Referrers: what a registry lists for a manifest: its signatures and the like.
+
+(OCI distribution spec, "Listing Referrers".) The list is kept for as long as its fallback would be, the tag
+`sha256-...` (tag_rules.py), and up to `max_stale` for when upstream fails. It goes to clients that are known to read the repository; the others ask upstream themselves.
+"""
+
+from typing import Final
+
+from attrs import define, field
+from twisted.logger import Logger
+
+from .commons import Common, impersonal
+from .freshness import accept_key
+from .reference import Digest, Repository
+from .registry import CachedRegistry
+from .relay import FORWARDED, HIT, IN_NEED, MISS, Answer, TooLarge, capture
+from .requester import Requester
+from .response import UpstreamFailed
+from .singleflight import SingleFlight
+from .web import Request
+
+log = Logger()
+
+LONGEST_TARGET: Final = 1_000
+"""Bytes of a path with its query for which anything is kept."""
+
+
+def key_prefix(repository: Repository) -> str:
+    """What the keys of a repository's lists in the commons begin with."""
+    return f"referrers {repository}@"
+
+
+@define(eq=False)
+class Referrers:
+    """The referrers of one registry's manifests."""
+
+    _registry: CachedRegistry
+    _flights: "SingleFlight[tuple[str, Requester], Answer]" = field(factory=SingleFlight)
+
+    async def answer(self, request: Request, name: str, digest: Digest) -> None:
+        """GET or HEAD of a list. Raises UpstreamFailed."""
+        registry, now = self._registry, self._registry.shared.now()
+        repository, target = registry.repository(name), request.uri
+        key = f"{key_prefix(repository)}{digest} {target.decode('latin-1')} {accept_key(request.lines('accept'))}"
+        known = registry.shared.commons.known(key)
+        if known is not None and now < known.fresh_until and registry.is_proved(request, repository):
+            self._send(request, known, HIT)
+            return
+        me = registry.requester(request)
+        if registry.upstream.outage is not None and self._sent_in_need(request, repository, known, away=True):
+            self._flights.run((key, me), lambda: self._ask(key, me, repository, digest, target)).addErrback(
+                lambda failure: failure.trap(UpstreamFailed)
+            )
+            return
+        try:
+            answer = await self._flights.run(
+                (key, me), lambda: self._ask(key, me, repository, digest, target)
+            )
+        except UpstreamFailed as error:
+            if not self._sent_in_need(request, repository, known, away=True, why=str(error)):
+                raise
+            return
+        has_failed = answer.status == 429 or answer.status >= 500
+        away = answer.status != 429  # who has lost a right could keep upstream busy
+        why = f"it answered {answer.status}"
+        if not (has_failed and self._sent_in_need(request, repository, known, away=away, why=why)):
+            answer.send(request, MISS if answer.status == 200 else FORWARDED)
+
+    def _send(self, request: Request, known: Common, status: tuple[bytes, bytes]) -> None:
+        age = max(0.0, self._registry.shared.now() - known.came)
+        known.answer.send(request, (b"Age", b"%d" % age), status)
+
+    def _sent_in_need(
+        self, request: Request, repository: Repository, known: Common | None, *, away: bool, why: str = ""
+    ) -> bool:
+        registry = self._registry
+        if known is None or not registry.is_proved(request, repository, away=away):
+            return False
+        if why:
+            log.warn("upstream failed ({why}): an old list of referrers is served", why=why)
+        registry.served_stale += 1
+        self._send(request, known, IN_NEED)
+        return True
+
+    async def _ask(
+        self, key: str, me: Requester, repository: Repository, digest: Digest, target: bytes
+    ) -> Answer:
+        registry, shared = self._registry, self._registry.shared
+        asked = shared.now()
+        response = await me.request(b"GET", target, me.headers, repository, follow=True)
+        registry.heard_status(me, repository, response, asked)
+        try:
+            answer = await capture(response, shared.limits.manifest_size)
+        except TooLarge as error:
+            raise UpstreamFailed(
+                f"the referrers of {repository}@{digest} are too large: {error} (limits.manifest_size)"
+            ) from error
+        terms = registry.settings.tag_terms
+        life = terms.life(repository.name, f"{digest.algorithm}-{digest.hex}") or 0.0
+        is_list = answer.status == 200 and b"json" in (answer.header(b"content-type") or b"")
+        if is_list and len(target) <= LONGEST_TARGET and not answer.header(b"content-encoding"):
+            kept = Common(impersonal(answer), asked, asked + life, asked + max(life, terms.max_stale))
+            shared.commons.keep(key, kept)
+        return answer
