@@ -1,13 +1,15 @@
 """Referrers: what a registry lists for a manifest: its signatures and the like.
 
 (OCI distribution spec, "Listing Referrers".) The list is kept for as long as its fallback would be, the tag
-`sha256-...` (tag_rules.py), and up to `max_stale` for when upstream fails. It goes to clients that are known to read the repository; the others ask upstream themselves.
+`sha256-...` (tag_rules.py), and up to `max_stale` for when upstream fails. It goes to clients that are known to read
+the repository; the others ask upstream themselves.
 """
 
 from typing import Final
 
 from attrs import define, field
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from .commons import Common, impersonal
 from .freshness import accept_key
@@ -35,7 +37,7 @@ class Referrers:
     """The referrers of one registry's manifests."""
 
     _registry: CachedRegistry
-    _flights: "SingleFlight[tuple[str, Requester], Answer]" = field(factory=SingleFlight)
+    _flights: "SingleFlight[tuple[bytes, str, Requester], Answer]" = field(factory=SingleFlight)
 
     async def answer(self, request: Request, name: str, digest: Digest) -> None:
         """GET or HEAD of a list. Raises UpstreamFailed."""
@@ -46,15 +48,16 @@ class Referrers:
         if known is not None and now < known.fresh_until and registry.is_proved(request, repository):
             self._send(request, known, HIT)
             return
-        me = registry.requester(request)
+        me, method = registry.requester(request), request.method
+        flight = (method, key, me)
         if registry.upstream.outage is not None and self._sent_in_need(request, repository, known, away=True):
-            self._flights.run((key, me), lambda: self._ask(key, me, repository, digest, target)).addErrback(
-                lambda failure: failure.trap(UpstreamFailed)
-            )
+            self._flights.run(
+                flight, lambda: self._ask(method, key, me, repository, digest, target)
+            ).addErrback(_still_away)
             return
         try:
             answer = await self._flights.run(
-                (key, me), lambda: self._ask(key, me, repository, digest, target)
+                flight, lambda: self._ask(method, key, me, repository, digest, target)
             )
         except UpstreamFailed as error:
             if not self._sent_in_need(request, repository, known, away=True, why=str(error)):
@@ -64,7 +67,7 @@ class Referrers:
         away = answer.status != 429  # who has lost a right could keep upstream busy
         why = f"it answered {answer.status}"
         if not (has_failed and self._sent_in_need(request, repository, known, away=away, why=why)):
-            answer.send(request, MISS if answer.status == 200 else FORWARDED)
+            answer.send(request, MISS if answer.status == 200 and method == b"GET" else FORWARDED)
 
     def _send(self, request: Request, known: Common, status: tuple[bytes, bytes]) -> None:
         age = max(0.0, self._registry.shared.now() - known.came)
@@ -83,11 +86,11 @@ class Referrers:
         return True
 
     async def _ask(
-        self, key: str, me: Requester, repository: Repository, digest: Digest, target: bytes
+        self, method: bytes, key: str, me: Requester, repository: Repository, digest: Digest, target: bytes
     ) -> Answer:
         registry, shared = self._registry, self._registry.shared
         asked = shared.now()
-        response = await me.request(b"GET", target, me.headers, repository, follow=True)
+        response = await me.request(method, target, me.headers, repository, follow=True)
         registry.heard_status(me, repository, response, asked)
         try:
             answer = await capture(response, shared.limits.manifest_size)
@@ -97,8 +100,14 @@ class Referrers:
             ) from error
         terms = registry.settings.tag_terms
         life = terms.life(repository.name, f"{digest.algorithm}-{digest.hex}") or 0.0
-        is_list = answer.status == 200 and b"json" in (answer.header(b"content-type") or b"")
+        is_list = (
+            method == b"GET" and answer.status == 200 and b"json" in (answer.header(b"content-type") or b"")
+        )
         if is_list and len(target) <= LONGEST_TARGET and not answer.header(b"content-encoding"):
             kept = Common(impersonal(answer), asked, asked + life, asked + max(life, terms.max_stale))
             shared.commons.keep(key, kept)
         return answer
+
+
+def _still_away(failure: Failure) -> None:
+    failure.trap(UpstreamFailed)
