@@ -26,11 +26,12 @@ help:
 run: $(VENV)/.installed
 	@trap : INT; $(VENV)/bin/twistd -n --pidfile= regcache --state ./var/state --store ./var/cache || [ $$? -eq 130 ]
 
-# Everything on Debian's versions, then everything on the newest; pytest's own closing line ends the output.
+# Everything on Debian's versions, then all but the real programs and the random load, for which one environment is
+# enough, on the newest; pytest's own closing line ends the output.
 test: .test-dependencies $(DEBIAN)/.installed $(VENV)/.test
 	@scripts/debian-versions $(DEBIAN)/bin/python
 	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python -m pytest
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -m "not e2e" --ignore tests/load
 
 .PHONY: .test-dependencies
 .test-dependencies:

@@ -27,7 +27,8 @@ Care       `care` is what a daemon does once for its store: it holds the `lock`;
 Tags       `tags` serves what they name: `tag_rules` and `freshness` say how long upstream's word counts, `tag_lookups`
            ask it once for all, the `tag_table` keeps it, the `governor` knows upstream's limits. `manifests` come from
            the `manifest_store`, or their `manifest_source`; `referrers` are listed as tags are.
-Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing.
+Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing, in
+           the name of a `requester`. A `silence` is no answer to one of these. `delivery` sends what may be had.
 Storms     `pings` and `token_endpoints` ask once for all who show no credential: the answers are in the `commons`,
            which workers share by the `bulletin`; `sharing` is the rule for tokens. `anonymity` knows these when they
            come back.
@@ -37,6 +38,8 @@ Upstream   `upstream` asks, over a `pool` of connections (`http1`, which give ea
 Credential `session` makes requests on the daemon's own; `authentication` finds the `plugins` (`interfaces`), most of
            which are `answers` to challenges: `realm` says who may be told (`domains`), `tokens` are kept in a
            `wallet`, `fetch` is their web. A `secret` is where the configuration (`kinds`) says; `safekeeping` looks.
+Checkup    `checkups` are what regcachctl check-upstream asks for: each `checkup` looks at a registry's `reachability`
+           and takes a `sample` of an image (`imagename`). `verdicts` say what answers mean; a `finding` is for people.
 Clouds     `leases` are credentials that end, and are replaced in time or when `renewing` hears that they are refused:
            `aws`, `google`, `azure` (by `oauth`). `dockerconfig` is docker's file, `programs` runs what it names.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
@@ -45,8 +48,8 @@ Wiring     `tap` reads options and configuration (`documents`, `config`, `schema
            `service` makes everything and is, with `workers`, the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, tag_rules, ranges,
-access, connect, breaker, extents, governor, intercept, interfaces, lru, parallel, parent, patience, realm, sharing,
-tokens, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
+access, connect, breaker, extents, finding, governor, imagename, intercept, interfaces, lru, parallel, parent, patience,
+realm, sharing, tokens, verdicts, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
 """
 
 __version__ = "0.1.0"

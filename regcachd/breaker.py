@@ -40,6 +40,8 @@ class Breaker:
     status: int = 502
     failed_at: float | None = None
     """When the latest failure was."""
+    is_lost: bool = False
+    """Was that a connection that did not come about? What does not answer may only not like what it was asked."""
     until: float = 0.0
     """When the hold is over."""
     _failures: int = 0
@@ -62,7 +64,15 @@ class Breaker:
         return Admission.PROBE
 
     def failed(
-        self, began: float, now: float, why: str, status: int, chance: float, *, probe: bool = False
+        self,
+        began: float,
+        now: float,
+        why: str,
+        status: int,
+        chance: float,
+        *,
+        probe: bool = False,
+        lost: bool = False,
     ) -> bool:
         """A try that began then has failed now; `chance` is from 0 to 1, for jitter. Returns whether this opened it.
 
@@ -72,7 +82,7 @@ class Breaker:
             return False
         if self.since is None:
             self.since = now
-        self.failed_at, self.why, self.status = now, why, status
+        self.failed_at, self.why, self.status, self.is_lost = now, why, status, lost
         self._failures += SLOW if status == 504 else 1
         was_open = self.is_open
         if probe:

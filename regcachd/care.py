@@ -2,7 +2,7 @@
 index agree with the files, scrubs, sweeps up, and answers on the admin socket."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from attrs import asdict
@@ -45,8 +45,12 @@ class Care:
         index: Index,
         now: Callable[[], float],
         shrink: Callable[[], None],
+        commands: Iterable[Command] = (),
     ) -> None:
-        """Takes the store's lock. Raises StoreInUse and StoreUnusable."""
+        """Takes the store's lock. `commands` are what the daemon can be asked for besides those of the store.
+
+        Raises StoreInUse and StoreUnusable.
+        """
         self._config = config
         self._store = store
         self._index = index
@@ -70,7 +74,7 @@ class Care:
             now,
             self.recovery.start,
         )
-        self.admin = Admin(reactor, socket_path(config), self._commands())
+        self.admin = Admin(reactor, socket_path(config), (*self._commands(), *commands))
         self.trouble: str | None = None
         """What is wrong with the store as a whole."""
         self._chores = {

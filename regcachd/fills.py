@@ -179,7 +179,12 @@ class Fills:
             if start is None:
                 await self._in_thread(_let_go, partial)
                 return NotGiven(response)
-            await self._in_thread(partial.expect, total_of(response))
+            total = total_of(response)
+            if total is None and partial.committed:
+                raise Conflict(
+                    f"upstream does not say the size of {partial.digest}: it may be something else"
+                )
+            await self._in_thread(partial.expect, total)
             if self._stopping:
                 raise UpstreamFailed("regcachd is stopping", status=503)
             growing = Growing(partial.digest, os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC))

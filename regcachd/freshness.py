@@ -94,7 +94,7 @@ def stands_in(key: str, media_type: str, accept: Sequence[str]) -> bool:
     if not accepts(accept, media_type):
         return False
     has_choice = bool(key) and all(accepts([key], index) for index in INDEXES)
-    return has_choice or _essence(media_type) in INDEXES
+    return has_choice or essence(media_type) in INDEXES
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:
@@ -122,7 +122,7 @@ def accepts(accept: Sequence[str], media_type: str) -> bool:
     As in RFC 9110 section 12.5.1 the most specific range that applies decides, no Accept admits all, and a
     weight of 0 excludes. Other weights and parameters do not matter: registries do not order by them.
     """
-    wanted = _essence(media_type)
+    wanted = essence(media_type)
     kind = wanted.partition("/")[0] + "/*"
     admitted: dict[str, bool] = {}
     for media_range, zero in _members(accept):
@@ -141,5 +141,6 @@ def _members(accept: Sequence[str]) -> Iterator[tuple[str, bool]]:
             yield media_range, any(_ZERO_WEIGHT.fullmatch(parameter) for parameter in parameters)
 
 
-def _essence(media_type: str) -> str:
+def essence(media_type: str) -> str:
+    """A media type without its parameters."""
     return media_type.partition(";")[0].strip().lower()

@@ -3,17 +3,18 @@
 from attrs import define, evolve
 from twisted.logger import Logger
 
-from .freshness import matches
+from .freshness import essence, matches
 from .recent import Manifest
 from .reference import Digest, InvalidReference, Repository, Target
 from .registry import CachedRegistry
 from .relay import VIA, Answer
 from .response import UpstreamFailed
+from .source import is_page
 from .web import Request
 
 log = Logger()
 
-_SCHEMA_1 = b"application/vnd.docker.distribution.manifest.v1+"
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 """Its digest leaves the signatures out, so the bytes cannot be checked: such manifests are not stored."""
 
 
@@ -35,11 +36,16 @@ class ManifestStore:
         Raises WrongManifest when the bytes do not have the digest that was asked for or promised.
         """
         registry = self._registry
-        media_type = answer.header(b"content-type") or b"application/octet-stream"
-        if media_type.startswith(_SCHEMA_1) or answer.header(b"content-encoding"):
+        media_type = media_type_of(answer)
+        is_encoded = answer.header(b"content-encoding") is not None
+        if media_type.startswith(_SCHEMA_1) or is_encoded or is_page(answer):
             return answer, None
         digest = _verified(repository, target, answer)
-        await self._put(digest, answer.body, media_type.decode("latin-1"))
+        known = registry.shared.index.media_type(digest)
+        if known is not None and essence(known) != essence(media_type):
+            # the same bytes are something else elsewhere, where anybody may have pushed them
+            return answer, None
+        await self._put(digest, answer.body, media_type)
         registry.shared.index.link(repository, digest)
         named = (b"Docker-Content-Digest", str(digest).encode())  # upstream's may be missing, or wrong
         headers = [h for h in answer.headers if h[0].lower() != b"docker-content-digest"]
@@ -93,6 +99,11 @@ class ManifestStore:
         if not not_modified(request, digest, headers):
             content_type = (b"Content-Type", manifest.media_type.encode("latin-1"))
             request.answer(200, [content_type, *headers], manifest.body)
+
+
+def media_type_of(answer: Answer) -> str:
+    """What upstream says that it is."""
+    return (answer.header(b"content-type") or b"application/octet-stream").decode("latin-1")
 
 
 def describe(digest: Digest) -> list[tuple[bytes, bytes]]:

@@ -2,7 +2,8 @@
 
 (OCI distribution spec, "Listing Referrers".) The list is kept for as long as its fallback would be, the tag
 `sha256-...` (tag_rules.py), and up to `max_stale` for when upstream fails. It goes to clients that are known to read
-the repository; the others ask upstream themselves.
+the repository; the others ask upstream themselves. In need it goes to those who may have the manifest itself: that is
+the access rule's own question, and not a client's, which may be one that upstream never answers.
 """
 
 from typing import Final
@@ -14,7 +15,7 @@ from twisted.python.failure import Failure
 from .commons import Common, impersonal
 from .freshness import accept_key
 from .reference import Digest, Repository
-from .registry import CachedRegistry
+from .registry import CachedRegistry, Question, Right
 from .relay import FORWARDED, HIT, IN_NEED, MISS, Answer, TooLarge, capture
 from .requester import Requester
 from .response import UpstreamFailed
@@ -50,7 +51,9 @@ class Referrers:
             return
         me, method = registry.requester(request), request.method
         flight = (method, key, me)
-        if registry.upstream.outage is not None and self._sent_in_need(request, repository, known, away=True):
+        if registry.upstream.outage is not None and await self._sent_in_need(
+            request, repository, digest, known
+        ):
             self._flights.run(
                 flight, lambda: self._ask(method, key, me, repository, digest, target)
             ).addErrback(_still_away)
@@ -60,30 +63,41 @@ class Referrers:
                 flight, lambda: self._ask(method, key, me, repository, digest, target)
             )
         except UpstreamFailed as error:
-            if not self._sent_in_need(request, repository, known, away=True, why=str(error)):
+            if not await self._sent_in_need(request, repository, digest, known, str(error)):
                 raise
             return
-        has_failed = answer.status == 429 or answer.status >= 500
-        away = answer.status != 429  # who has lost a right could keep upstream busy
-        why = f"it answered {answer.status}"
-        if not (has_failed and self._sent_in_need(request, repository, known, away=away, why=why)):
-            answer.send(request, MISS if answer.status == 200 and method == b"GET" else FORWARDED)
+        has_failed, why = answer.status == 429 or answer.status >= 500, f"it answered {answer.status}"
+        if not (has_failed and await self._sent_in_need(request, repository, digest, known, why)):
+            is_kept = answer.status == 200 and method == b"GET"
+            answer.send(request, MISS if is_kept else FORWARDED)
 
     def _send(self, request: Request, known: Common, status: tuple[bytes, bytes]) -> None:
         age = max(0.0, self._registry.shared.now() - known.came)
         known.answer.send(request, (b"Age", b"%d" % age), status)
 
-    def _sent_in_need(
-        self, request: Request, repository: Repository, known: Common | None, *, away: bool, why: str = ""
+    async def _sent_in_need(
+        self, request: Request, repository: Repository, digest: Digest, known: Common | None, why: str = ""
     ) -> bool:
+        """Send the old list, if there is one and the client may have it. Raises UpstreamFailed."""
         registry = self._registry
-        if known is None or not registry.is_proved(request, repository, away=away):
+        if known is None or not (
+            registry.is_proved(request, repository) or await self._may_have(request, repository, digest)
+        ):
             return False
         if why:
             log.warn("upstream failed ({why}): an old list of referrers is served", why=why)
         registry.served_stale += 1
         self._send(request, known, IN_NEED)
         return True
+
+    async def _may_have(self, request: Request, repository: Repository, digest: Digest) -> bool:
+        """May the client have the manifest, if that is stored? Raises UpstreamFailed."""
+        store, index = self._registry.shared.store, self._registry.shared.index
+        media_type = index.media_type(digest)
+        if media_type is None:
+            return False
+        question = Question("manifests", repository, digest, lambda: store.size(digest), media_type)
+        return isinstance(await self._registry.may_read(request, question), Right)
 
     async def _ask(
         self, method: bytes, key: str, me: Requester, repository: Repository, digest: Digest, target: bytes

@@ -18,6 +18,7 @@ from .config import Limits, Registry
 from .disk import InThread
 from .evidence import Credential, Private, Proofs
 from .fills import Fills, Settings
+from .freshness import essence
 from .governor import Governor
 from .http1 import Response, UpstreamFailed
 from .index import Index
@@ -27,11 +28,13 @@ from .reference import Digest, Repository
 from .relay import Answer, TooLarge, asking, capture
 from .requester import Bare, Kind, Requester, anybody
 from .session import CredentialRefused, Session
+from .silence import Silence
 from .singleflight import SingleFlight
+from .source import is_page
 from .store import Store
 from .trouble import Trouble
 from .units import roughly
-from .upstream import BadRedirect, Upstream
+from .upstream import BadRedirect, Unreachable, Upstream
 from .web import Request
 
 log = Logger()
@@ -98,6 +101,7 @@ class CachedRegistry:
     _bare: Bare = field(init=False)
     _anybody: Requester = field(init=False)
     _private: Private = field(factory=Private, init=False)
+    _silence: Silence = field(factory=Silence, init=False)
     _probes: "SingleFlight[tuple[Question, Who, Credential], _Said]" = field(factory=SingleFlight, init=False)
     _answers: "SingleFlight[tuple[bytes, str | None, Question, Requester], Answer | None]" = field(
         factory=SingleFlight, init=False
@@ -179,7 +183,7 @@ class CachedRegistry:
     ) -> None:
         """The same, from an answer to a client's own request."""
         word = word_of(response.status)
-        if (word is Word.YES and not _is_page(response)) or response.status in (401, 403):
+        if (word is Word.YES and not is_page(response)) or response.status in (401, 403):
             self.heard(requester, repository, word, asked)
 
     def link(self, repository: Repository, digest: Digest) -> None:
@@ -262,14 +266,16 @@ class CachedRegistry:
 
     async def _probe(self, asker: Requester, question: Question) -> _Said:
         """Ask upstream in somebody's name whether it gives what we have, and keep the answer."""
-        if self.upstream.outage is not None:
-            return _Said(Word.AWAY, self.upstream.outage)
         asked, repository, digest = self.shared.now(), question.repository, question.digest
+        failure = self.upstream.outage or self._silence.heard(asker, repository, asked)
+        if failure is not None:
+            return _Said(Word.AWAY, failure)
         try:
+            # past the breaker, which others can open: what counts is whether upstream answers just this
             if question.kind == "blobs":
-                response = await self.head_blob(asker, repository, digest)
+                response = await self.head_blob(asker, repository, digest, patient=True)
             else:
-                response = await asker.ask(b"HEAD", question.kind, repository, digest)
+                response = await asker.ask(b"HEAD", question.kind, repository, digest, patient=True)
                 response.discard()
         except (CredentialRefused, BadRedirect) as error:
             self.heard(asker, repository, Word.NO, asked)
@@ -277,6 +283,9 @@ class CachedRegistry:
         except UpstreamFailed as error:
             if error.status == 400:
                 raise  # what the client sent cannot be passed on
+            if isinstance(error, Unreachable):
+                return _Said(Word.BUSY, error)  # that was the breaker, at a ping of ours
+            self._silence.note(asker, repository, self.shared.now(), error)
             return _Said(Word.AWAY, error)
         word = word_of(response.status)
         linked = self.shared.index.linked(repository, digest)
@@ -292,6 +301,10 @@ class CachedRegistry:
         """Is a 2xx a yes to what we have? Only one with its size makes a link."""
         size, named = question.size(), response.header(b"docker-content-digest")
         encoded = response.header(b"content-encoding") not in (None, b"identity")
+        if not _is_of_type(response, question.media_type):
+            return (
+                Word.UNSURE
+            )  # the type is not in the digest: who pushed the same bytes elsewhere chose what is stored
         if response.status == 200 and not encoded and size is not None and response.length == size:
             self.link(question.repository, question.digest)
             return Word.YES
@@ -309,9 +322,11 @@ class CachedRegistry:
         )
         return Word.UNSURE
 
-    async def head_blob(self, requester: Requester, repository: Repository, digest: Digest) -> Response:
+    async def head_blob(
+        self, requester: Requester, repository: Repository, digest: Digest, patient: bool = False
+    ) -> Response:
         """Upstream's word on a blob: a response without its body. Raises UpstreamFailed."""
-        return await requester.head_blob(repository, digest, self.settings.blob_probe == "get")
+        return await requester.head_blob(repository, digest, self.settings.blob_probe == "get", patient)
 
     async def _upstreams_answer(self, request: Request, me: Requester, question: Question) -> Answer | None:
         """What upstream answers to the client's own request; None if that is a yes after all. Raises UpstreamFailed."""
@@ -332,10 +347,10 @@ class CachedRegistry:
         return await self._answers.run((method, accept, question, me), ask)
 
 
-def _is_page(response: Response | Answer) -> bool:
-    """Is it something for people, such as the log-in page that a registry redirects to?"""
-    kind = response.header(b"content-type") or b""
-    return kind.lower().startswith(b"text/html") and response.header(b"docker-content-digest") is None
+def _is_of_type(response: Response, media_type: str | None) -> bool:
+    """Is a manifest what we take it for, as far as upstream says?"""
+    named = response.header(b"content-type")
+    return media_type is None or named is None or essence(named.decode("latin-1")) == essence(media_type)
 
 
 async def captured(response: Response) -> Answer:

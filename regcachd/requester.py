@@ -117,7 +117,9 @@ class Requester:
         scope = Scope(repository.name)
         return await self._way.request(method, target, headers, scope=scope, follow=follow, patient=patient)
 
-    async def head_blob(self, repository: Repository, digest: Digest, by_get: bool) -> Response:
+    async def head_blob(
+        self, repository: Repository, digest: Digest, by_get: bool, patient: bool = False
+    ) -> Response:
         """Upstream's word on a blob: a response without its body. Raises UpstreamFailed.
 
         A redirect alone is no yes, for there are registries that redirect whatever they are asked for. It is
@@ -125,10 +127,10 @@ class Requester:
         registry answers HEAD wrongly.
         """
         if not by_get:
-            response = await self.ask(b"HEAD", "blobs", repository, digest, follow=False)
+            response = await self.ask(b"HEAD", "blobs", repository, digest, follow=False, patient=patient)
             if response.status not in REDIRECTS:
                 return response
-        response = await self.ask(b"GET", "blobs", repository, digest)
+        response = await self.ask(b"GET", "blobs", repository, digest, patient=patient)
         response.discard()
         return response
 

@@ -19,6 +19,7 @@ from .authentication import find_plugins, open_sessions
 from .blobs import Openings
 from .care import Care
 from .channel import WebFactory
+from .checkups import Checkups
 from .commons import Commons
 from .config import Config
 from .disk import DiskThreads
@@ -118,6 +119,7 @@ class RegcacheService(Service):
         self.config = config
         self._inheritance = inheritance
         secrets = make_secrets(config) if inheritance is None else inheritance.secrets
+        plugins = find_plugins()
         self._readers = DiskThreads(reactor, "regcachd-read", READERS)
         self._writers = DiskThreads(reactor, "regcachd-write", WRITERS)
         self._now = now
@@ -146,7 +148,8 @@ class RegcacheService(Service):
         self.care: Care | None = None
         """None in a worker: its parent has that."""
         if inheritance is None:
-            self.care = Care(reactor, config, store, self._index, now, self.eviction.wake)
+            checkups = Checkups(reactor, config, plugins, now).commands()
+            self.care = Care(reactor, config, store, self._index, now, self.eviction.wake, checkups)
         openings: Openings = SingleFlight()
         self._upstreams = {
             name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
@@ -159,7 +162,6 @@ class RegcacheService(Service):
             }
             for name, registry in config.registries.items()
         }
-        plugins = find_plugins()
         self._endpoints = {
             name: Endpoints(
                 CachedRegistry(shared, upstream, open_sessions(reactor, upstream, plugins)),

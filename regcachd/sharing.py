@@ -27,6 +27,8 @@ RESERVE = 60.0 + 30.0
 """Seconds of life that a shared token has left."""
 LEAST_SHARE = 0.25
 """The fraction of a life for which a token is shared even so."""
+LONGEST_QUERY = 2048
+"""Bytes; what was asked for is remembered with every token."""
 MOST_FIELDS = 64
 """Parameters of a query; requests with more are passed on."""
 
@@ -45,6 +47,8 @@ class Wanted:
 
 def wanted(query: bytes) -> Wanted | None:
     """What this query asks for, when anybody might ask so; None for all others, such as those with an `account`."""
+    if len(query) > LONGEST_QUERY:
+        return None
     try:
         text = query.decode("ascii")
         pairs = parse_qsl(

@@ -13,9 +13,22 @@ class Source(Shape):
         """Ask for the bytes from `start`, to the end or before `stop`; 0 and None ask for the whole blob."""
 
 
+class HasHeaders(Shape):
+    """A response, whether its body has come or not."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its lower-case name."""
+
+
+def is_page(response: HasHeaders) -> bool:
+    """Is it something for people, such as the log-in page that a registry redirects to? That is no yes to anything."""
+    kind = response.header(b"content-type") or b""
+    return kind.lower().startswith(b"text/html") and response.header(b"docker-content-digest") is None
+
+
 def begins_at(response: Response) -> int | None:
     """The offset of a response's first byte; None when that cannot be told, or its bytes are not the blob's."""
-    if response.header(b"content-encoding") not in (None, b"identity"):
+    if response.header(b"content-encoding") not in (None, b"identity") or is_page(response):
         return None
     if response.status == 200:
         return 0

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
-from .freshness import TagEntry, is_fresh
+from .freshness import TagEntry, essence, is_fresh
 from .manifest_source import ManifestSource
-from .manifest_store import ManifestStore
+from .manifest_store import ManifestStore, media_type_of
 from .reference import Digest, InvalidReference, Repository, Tag
 from .registry import CachedRegistry
 from .relay import Answer
@@ -96,7 +96,7 @@ class TagLookups:
         answer, digest = await self._store.take(asked.repository, asked.tag, answer)
         if digest is None:
             return Heard(me, None, answer)
-        return Heard(me, self._keep(asked, digest, _media_type(answer), len(answer.body)), answer)
+        return Heard(me, self._keep(asked, digest, media_type_of(answer), len(answer.body)), answer)
 
     # -- what is kept
 
@@ -135,19 +135,16 @@ class TagLookups:
         if stored is None:
             if answer.length is None:
                 return None
-            return self._keep(asked, digest, _media_type(answer), answer.length, named=True)
-        if answer.length not in (None, len(stored.body)):
+            return self._keep(asked, digest, media_type_of(answer), answer.length, named=True)
+        is_of_type = essence(stored.media_type) == essence(media_type_of(answer))
+        if answer.length not in (None, len(stored.body)) or not is_of_type:
             return None
         if answer.length is not None:
             self._registry.link(asked.repository, digest)
-        return self._keep(asked, digest, _media_type(answer), len(stored.body))
+        return self._keep(asked, digest, media_type_of(answer), len(stored.body))
 
     def _gone(self, asked: Asked, me: Requester) -> None:
         """Upstream says that there is nothing; to those who cannot read the repository it may say so, too."""
         shared = self._registry.shared
         if shared.proofs.proved_at(asked.repository, me.proof) is not None:
             shared.index.tags.remove(asked.repository, asked.tag)
-
-
-def _media_type(answer: Answer) -> str:
-    return (answer.header(b"content-type") or b"application/octet-stream").decode("latin-1")

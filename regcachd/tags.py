@@ -16,7 +16,7 @@ from attrs import define, field
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .freshness import TagEntry, TagUse, accept_key, is_of_use, stands_in, use_of
+from .freshness import TagEntry, TagUse, accept_key, essence, is_of_use, stands_in, use_of
 from .manifest_source import ManifestSource
 from .manifest_store import ManifestStore, WrongManifest, describe, not_modified
 from .reference import Repository, Tag
@@ -86,7 +86,8 @@ class Tags:
         named = table.get(asked.repository, asked.tag, asked.accept, named=True)
         if named is not None and named.checked <= now:
             stored = self._store.get(named.digest)
-            if stored is not None and len(stored.body) == named.size:
+            is_it = stored is not None and essence(stored.media_type) == essence(named.media_type)
+            if stored is not None and is_it and len(stored.body) == named.size:
                 table.set(asked.repository, asked.tag, asked.accept, named)
                 return named
         return table.get(asked.repository, asked.tag, asked.accept)
@@ -118,8 +119,8 @@ class Tags:
     ) -> bool:
         """Serve an entry to a client that may have it; False when that is for upstream to do. Raises UpstreamFailed."""
         registry, stored = self._registry, self._store.get(entry.digest)
-        if stored is None:
-            return False
+        if stored is None or essence(stored.media_type) != essence(entry.media_type):
+            return False  # the type is not in the digest: it is what somebody has made of the same bytes elsewhere
         size = len(stored.body)
         question = Question("manifests", asked.repository, entry.digest, lambda: size, stored.media_type)
         right = await registry.may_read(request, question)

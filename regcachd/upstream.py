@@ -39,6 +39,8 @@ MOST_BREAKERS = 256
 """Hosts of which it is known how reachable they are; redirects can name any number."""
 
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
+_CHALLENGE = b"www-authenticate"
+"""What storage asks for is no word of the registry's: clients would tell theirs to whomever it names."""
 _HAS_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 _SLOW = frozenset({b"PUT", b"PATCH", b"DELETE"})
 """What a registry may think about for long, or close on, while it serves all others: that tells nothing of how
@@ -90,6 +92,8 @@ class Upstream:
             response = await self._reach(netloc, method, path, headers, body, patient=patient)
             location = response.header(b"location") if follow and response.status in REDIRECTS else None
             if location is None:
+                if netloc != self._home:
+                    response.headers = [h for h in response.headers if h[0].lower() != _CHALLENGE]
                 return response
             response.discard()
             url = resolve(url, location.decode("latin-1"))
@@ -106,9 +110,10 @@ class Upstream:
 
     @property
     def outage(self) -> Unreachable | None:
-        """Why the registry is not reachable, so far as is known without trying: one failure is enough, for a while."""
+        """Why no connection to the registry comes about, so far as is known without trying: one failure is enough, for
+        a while. Of requests without an answer it knows nothing: there are clients who can bring that about."""
         breaker, now = self._breakers.get(self._home), self._reactor.seconds()
-        if breaker is None or breaker.failed_at is None:
+        if breaker is None or breaker.failed_at is None or not breaker.is_lost:
             return None
         if not breaker.is_open and now - breaker.failed_at >= WAIT:
             return None
@@ -151,9 +156,10 @@ class Upstream:
         try:
             response = await self._exchange(netloc, method, target, headers, body, rule)
         except UpstreamFailed as error:
-            if isinstance(error, NotConnected) or (tells and (error.unused or error.status == 504)):
-                now = self._reactor.seconds()
-                if breaker.failed(began, now, str(error), error.status, random.random(), probe=probe):
+            lost = isinstance(error, NotConnected)
+            if lost or (tells and (error.unused or error.status == 504)):
+                now, why, chance = self._reactor.seconds(), str(error), random.random()
+                if breaker.failed(began, now, why, error.status, chance, probe=probe, lost=lost):
                     log.warn("{host} is unreachable: {why}", host=self._name(netloc), why=str(error))
                     self._pool.expire_all(netloc)
             elif probe:

@@ -25,7 +25,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
+from .authentication import find_plugins
 from .care import Care
+from .checkups import Checkups
 from .config import Config, Sources
 from .errors import RegcachdError
 from .greeting import greet
@@ -107,7 +109,8 @@ class Workers(Service):
         store = Store(Path(config.store.path))
         self._index = Index(store.index_path)
         # a worker evicts within a minute, so nobody has to be told when there is more to evict
-        self.care = Care(reactor, config, store, self._index, time.time, shrink=lambda: None)
+        checkups = Checkups(reactor, config, find_plugins(), time.time).commands()
+        self.care = Care(reactor, config, store, self._index, time.time, lambda: None, checkups)
         self._secrets = make_secrets(config)
         self.places = [Place(number) for number in range(1, count + 1)]
         self.ports: list[Any] = []

@@ -20,7 +20,7 @@ from regcachd.cli import client, scrub, store, words
 from regcachd.cli.main import regcachctl
 from regcachd.testing import FakeRegistry
 from tests.stores import NOW
-from tests.world import World, reactor, until
+from tests.world import NAME, World, reactor, until
 
 TREE = Path(__file__).parent.parent
 
@@ -136,6 +136,26 @@ async def test_a_store_in_trouble_is_found(tmp_path: Path) -> None:
     await here.stop()
 
 
+async def test_check_upstream(tmp_path: Path) -> None:
+    """A line for each step; below it, what to do; the exit status says whether all is well."""
+    registry = FakeRegistry(reactor)
+    registry.add_image("team/app", "1", [b"layer"])
+    here = await World(tmp_path, registry).start()
+    shown = await ctl(here, "check-upstream", NAME, "team/app:1")
+    assert (shown.status, shown.err) == (0, "")
+    lines = shown.out.splitlines()
+    assert lines[0].startswith(f"ok       name       {NAME} is cached, from {registry.url}")
+    assert lines[-1] == "all is well with team/app:1"
+    shown = await ctl(here, "check-upstream", NAME, "team/other")
+    assert shown.status == 1
+    assert "\nFAILURE  manifest   registry.test/team/other:latest is not there" in shown.out
+    assert f"\n{' ' * 20}look whether name and tag are right\n" in shown.out
+    assert shown.out.endswith("team/other does not work\n")
+    document = await ctl(here, "check-upstream", NAME, "--json")
+    assert (document.status, json.loads(document.out)["outcome"]) == (0, "ok")
+    await here.stop()
+
+
 # -- what can go wrong
 
 
@@ -146,6 +166,7 @@ def test_no_daemon(tmp_path: Path) -> None:
     assert shown.err.startswith(
         "Error: no regcachd runs here: there is no socket at /run/regcachd/admin.sock"
     )
+    assert run(tmp_path, "check-upstream", "quay.io").status == 3
     shown = run(tmp_path, "--socket", "absent", "scrub")
     assert (shown.status, shown.err) == (3, "Error: no regcachd answers at absent: is it running?\n")
 
@@ -197,12 +218,14 @@ def test_something_else_that_listens(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("arguments", [["stoer"], ["store", "--what"], ["--socket"], ["scrub", "now"]])
+@pytest.mark.parametrize(
+    "arguments", [["stoer"], ["store", "--what"], ["--socket"], ["scrub", "now"], ["check-upstream"]]
+)
 def test_a_wrong_command_line(arguments: list[str]) -> None:
     assert CliRunner().invoke(regcachctl, arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("command", [[], ["store"], ["scrub"]])
+@pytest.mark.parametrize("command", [[], ["store"], ["scrub"], ["check-upstream"]])
 def test_help_says_the_exit_statuses_in_80_columns(command: list[str]) -> None:
     done = CliRunner().invoke(regcachctl, [*command, "--help"])
     assert done.exit_code == 0

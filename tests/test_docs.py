@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import regcachd
 from regcachd.authentication import find_plugins, kinds_of
 from regcachd.aws import missing
 from regcachd.config import parse_config
+from regcachd.connect import Authority
+from regcachd.imagename import ImageName
 from regcachd.interfaces import Home
 from regcachd.values import keys_of
 from tests.canned_web import CannedWeb
@@ -27,6 +30,36 @@ def test_an_example_is_a_configuration_whose_keys_go_together(example: str) -> N
         if registry.auth is not None and (registry.auth.kind != "ecr" or missing() is None):
             home = Home(name, "https", name, 443)
             plugins[registry.auth.kind].authenticator(registry.auth.keys, home, CannedWeb(), None)
+
+
+SECTIONS = re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", REGISTRIES, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("title", "section"), SECTIONS, ids=[title for title, _ in SECTIONS])
+def test_a_section_is_listed_and_says_how_to_check_it(title: str, section: str) -> None:
+    anchor = re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+    assert f"](#{anchor})" in REGISTRIES
+    assert "regcachctl check-upstream " in section
+
+
+def test_the_images_to_check_with_are_names_of_images() -> None:
+    checks = re.findall(r"`regcachctl check-upstream (\S+) (\S+?)`", REGISTRIES)
+    assert len(checks) > 10
+    for registry, image in checks:
+        if image != "PROJECT/REPOSITORY/IMAGE:TAG":
+            ImageName.parse(image)
+        Authority.parse(registry, 443)
+
+
+def test_every_step_of_a_checkup_is_explained() -> None:
+    """Their names are those that findings have."""
+    package = Path(regcachd.__file__).parent
+    sources = "".join(
+        (package / f"{name}.py").read_text() for name in ("checkup", "reachability", "sample", "verdicts")
+    )
+    steps = set(re.findall(r'(?:ok|warning|failure)\(\s*"([a-z]+)"', sources))
+    assert len(steps) > 10
+    assert {step for step in steps if f"`{step}`" not in REGISTRIES} == set()
 
 
 @pytest.mark.parametrize("kind", CLOUDS)

@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from regcachd import evidence
-from regcachd.evidence import Proofs
+from regcachd.evidence import (
+    ANONYMOUS,
+    KEY_SIZE,
+    PRIVATE_FOR,
+    KeyUnusable,
+    Private,
+    Proofs,
+    kept_key,
+)
 from regcachd.index import Index
-from regcachd.reference import Repository
+from regcachd.reference import Digest, Repository
+from tests.through import logged
 
 ONE, OTHER = Repository("registry.test", "team/app"), Repository("registry.test", "team/other")
 SECRET = "Basic YWxpY2U6c2VjcmV0"
@@ -141,3 +150,99 @@ def test_old_proofs_and_the_oldest_of_too_many_are_forgotten(indexes: tuple[Inde
     index.forget_proofs(before=0.0, most=100)
     assert index.proof(ONE, b"1099") is None
     assert index.proof(ONE, b"1100") == 1100.0
+
+
+def test_that_anybody_could_read_is_remembered_for_longer(indexes: tuple[Index, Index]) -> None:
+    index = indexes[0]
+    for number in range(10):
+        index.set_proof(Repository("registry.test", f"r{number}"), ANONYMOUS, float(number))
+        index.set_proof(ONE, b"%d" % number, float(number))
+    index.forget_proofs(8.0, ANONYMOUS, 3.0, most=1)
+    assert [index.proof(Repository("registry.test", f"r{number}"), ANONYMOUS) for number in range(10)] == [
+        None if number < 3 else float(number) for number in range(10)
+    ]
+    assert [index.proof(ONE, b"%d" % number) for number in range(10)] == [*[None] * 9, 9.0]
+
+
+def test_that_anybody_could_read_outlives_the_key(indexes: tuple[Index, Index]) -> None:
+    one, other = (Proofs(indexes[0], os.urandom(KEY_SIZE)) for _ in range(2))
+    one.accept(ONE, one.credential(None), 1000.0, LIFE)
+    assert other.proved_at(ONE, other.credential(None)) == 1000.0
+
+
+def test_another_credential_of_the_daemons_has_other_rights(proofs: Proofs) -> None:
+    texts = ["a", "b", ""]
+    found = {*map(proofs.shared_credential, texts), *map(proofs.credential, texts), ANONYMOUS}
+    assert len(found) == 7
+
+
+# -- what was refused to anybody
+
+
+def test_what_is_private_is_remembered_for_a_while() -> None:
+    private, one, other = Private(), Digest.of(b"1"), Digest.of(b"2")
+    private.refused(ONE, None, 1000.0)
+    private.refused(OTHER, one, 1000.0)
+    for repository, digest, known in ((ONE, one, True), (OTHER, one, True), (OTHER, other, False)):
+        assert private.is_known(repository, digest, 1000.0) is known
+        assert private.is_known(repository, digest, 1000.0 + PRIVATE_FOR - 1) is known
+        assert not private.is_known(repository, digest, 1000.0 + PRIVATE_FOR)
+        assert not private.is_known(repository, digest, 999.0)  # the clock was set back
+    private.published(ONE)
+    assert not private.is_known(ONE, one, 1000.0)
+
+
+def test_not_everything_that_is_private_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "MOST_PRIVATE", 3)
+    private, digest = Private(), Digest.of(b"1")
+    for number in range(5):
+        private.refused(Repository("registry.test", f"r{number}"), None, 1000.0)
+    known = [
+        private.is_known(Repository("registry.test", f"r{number}"), digest, 1000.0) for number in range(5)
+    ]
+    assert known == [False, False, True, True, True]
+
+
+# -- the key
+
+
+def test_the_key_is_kept_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "state/key"
+    key = kept_key(path)
+    assert (len(key), path.stat().st_mode & 0o777) == (KEY_SIZE, 0o600)
+    assert kept_key(path) == key
+    assert [each.name for each in path.parent.iterdir()] == ["key"]
+
+
+def test_a_key_that_is_not_wanted_is_another_each_time_and_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    kept = kept_key(path)
+    keys = {kept, kept_key(path, keep=False), kept_key(path, keep=False)}
+    assert len(keys) == 3
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [(b"", 0o600), (b"k" * 31, 0o600), (b"k" * 33, 0o600), (b"k" * 32, 0o640), (b"k" * 32, 0o604)],
+    ids=["empty", "short", "long", "for a group", "for everybody"],
+)
+def test_a_key_that_others_may_know_or_that_is_none_is_replaced(
+    tmp_path: Path, content: bytes, mode: int
+) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(mode)
+    with logged() as lines:
+        key = kept_key(path)
+    assert key != content
+    assert kept_key(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(lines) == 1
+    assert "is not a key for its owner only" in lines[0]
+
+
+def test_a_key_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("no directory")
+    with pytest.raises(KeyUnusable, match="state"):
+        kept_key(tmp_path / "state/key")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 from twisted.internet import reactor as _reactor
 from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
@@ -20,13 +21,17 @@ from regcachd.registry import CachedRegistry
 from regcachd.relay import capture
 from regcachd.testing import CutAfter, FakeRegistry, Status
 from regcachd.testing.message import Reply
+from tests.proxy import ForwardProxy
 from tests.test_admin import ask
 from tests.through import basic, running
-from tests.world import NAME, World, until
+from tests.world import NAME, World, raw, until
 
 reactor: Any = _reactor
 
 OWN, CLIENTS, WRONG, IDENTITY = "0wn-pl4nted", "cl1ent-pl4nted", "wr0ng-pl4nted", "1dent-pl4nted"
+NODES, PARENTS = "n0de-pl4nted", "p4rent-pl4nted"
+"""What clients say to this proxy, and this proxy to its parent."""
+HASHED = bcrypt.hashpw(NODES.encode(), bcrypt.gensalt(4)).decode()
 PRIVATE, PUBLIC = "team/private", "team/public"
 USERS = {"robot": OWN, "alice": CLIENTS}
 
@@ -36,9 +41,10 @@ class Planted:
 
     def __init__(self) -> None:
         self.forms: set[bytes] = set()
-        for secret in (OWN, CLIENTS, WRONG, IDENTITY):
+        for secret in (OWN, CLIENTS, WRONG, IDENTITY, NODES, PARENTS, HASHED, HASHED.rpartition("$")[2]):
             self.add(secret)
-        for user, password in [*USERS.items(), ("alice", WRONG), ("robot", WRONG)]:
+        users = [*USERS.items(), ("node", NODES), ("regcachd", PARENTS)]
+        for user, password in [*users, ("alice", WRONG), ("robot", WRONG), ("node", WRONG)]:
             self.add(basic(user, password).removeprefix("Basic "))
 
     def add(self, secret: str) -> None:
@@ -86,6 +92,12 @@ def cached(world: World) -> CachedRegistry:
     return world.service._endpoints[NAME]._registry
 
 
+async def check_upstream(daemon: Path) -> str:
+    """All that regcachctl is told of the registry."""
+    question = json.dumps({"registry": NAME, "image": f"{PRIVATE}:1"}).encode()
+    return str(await ask(daemon / "admin.sock", "POST", "/check-upstream", question))
+
+
 async def ask_own(world: World, repository: str, anonymous: bool = False) -> str:
     """A request on a session; what comes of it, as text."""
     registry = cached(world)
@@ -115,6 +127,16 @@ def malformed(port: int) -> bytes:
     return said
 
 
+def not_admitted(port: int) -> bytes:
+    """What the daemon says to those that it does not let through."""
+    said = b""
+    for shown in (basic("node", WRONG), f"Basic {NODES}", f"Bearer {NODES}", f"{NODES}"):
+        said += raw(
+            port, f"CONNECT {NAME}:443 HTTP/1.1\r\nProxy-Authorization: {shown}\r\n\r\n".encode(), end=True
+        )
+    return said
+
+
 async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) -> None:
     planted = Planted()
     registry = FakeRegistry(reactor, auth="token", users=USERS)
@@ -125,13 +147,22 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
     secret.parent.mkdir()
     secret.write_text(OWN)
     secret.chmod(0o644)
+    parents, nodes = secret.with_name("parent"), secret.with_name("htpasswd")
+    parents.write_text(PARENTS)
+    nodes.write_text(f"node:{HASHED}\n")
+    parent = ForwardProxy(users={"regcachd": PARENTS}).start()
     daemon = tmp_path / "daemon"
     daemon.mkdir()
     said: list[str] = []
     settings = f'username = "robot"\npassword = "file:{secret}"\nshare = true'
+    settings += (
+        f'\nupstream_proxy = "http://regcachd@{parent.authority}"\nupstream_proxy_password = "file:{parents}"'
+    )
     with everything_logged() as log:
-        async with running(daemon, registry, settings=settings) as world:
+        top = f'proxy_users = "file:{nodes}"'
+        async with running(daemon, registry, settings=settings, top=top) as world:
             client = world.client()
+            client.tunnel_headers["Proxy-Authorization"] = basic("node", NODES)
 
             async def pull(authorization: str | None, repository: str = PRIVATE) -> None:
                 headers = {} if authorization is None else {"Authorization": authorization}
@@ -155,6 +186,7 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
                     said.append(await ask_own(world, repository, anonymous))
             registry.expire_tokens()
             said.append(await ask_own(world, PRIVATE))
+            said.append(await check_upstream(daemon))
             for fault in (
                 Status(500, {}, OWN.encode()),
                 Status(401, {"WWW-Authenticate": f'Basic realm="{OWN}"'}, OWN.encode()),
@@ -166,6 +198,7 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
                 rule = registry.fault("/token", fault)
                 registry.expire_tokens()
                 said.append(await ask_own(world, PRIVATE))
+                said.append(await check_upstream(daemon))
                 registry.heal(rule)
             for realm in (
                 f"https://robot:{OWN}@127.0.0.1/",
@@ -175,20 +208,42 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
                 registry.access.realm = realm
                 registry.expire_tokens()
                 said.append(await ask_own(world, PRIVATE))
+                said.append(await check_upstream(daemon))
             registry.access.realm = None
+            parents.write_text(WRONG)  # 407, and what the parent says to that
+            said.append(await check_upstream(daemon))
+            parent.cut()
+            said.append(await ask_own(world, PRIVATE))
+            parents.unlink()
+            said.append(await ask_own(world, PRIVATE))
+            said.append(await check_upstream(daemon))
+            parents.write_text(PARENTS)
+            nodes.write_text(f"node:{HASHED}:{NODES}\nnode {HASHED}\n")  # no such file is taken
+            assert world.service._users is not None
+            await world.service._users.look()
             secret.write_text(WRONG)
             registry.expire_tokens()
             said.append(await ask_own(world, PRIVATE))
+            said.append(await check_upstream(daemon))
             secret.write_bytes(OWN.encode() + b"\xff")
             said.append(await ask_own(world, PRIVATE))
+            said.append(await check_upstream(daemon))
             secret.unlink()
             said.append(await ask_own(world, PRIVATE))
             said.append(repr(await deferToThread(malformed, world.port)))
+            said.append(repr(await deferToThread(not_admitted, world.port)))
+            said.append(repr(world.service._users))
             for method, path in (("GET", "/status"), ("GET", "/"), ("POST", "/"), ("GET", f"/{CLIENTS}")):
                 answer = str(await ask(daemon / "admin.sock", method, path))
                 said.append(answer.replace(f"/{CLIENTS}", ""))  # its own question
             said += [repr(world.service.config), repr(cached(world)), repr(cached(world).session)]
             await until(lambda: len(world.stored()) >= 2)
+    await parent.stop()
+    assert any("Proxy-Authorization" in line for head in parent.heads for line in head)
+    assert any("HTTP/1.1 407" in text for text in said)
+    assert any("'step': 'token', 'outcome': 'ok'" in text for text in said), (
+        "a checkup with the right credential"
+    )
     assert len(planted.forms) > 40, "the tokens are among them"
     assert any("its owner alone should" in line for line in log.lines)
     leaks = [leak for line in log.lines for leak in planted.found(f"the log: {line}", line.encode())]

@@ -439,3 +439,24 @@ async def test_what_upstream_has_encoded_is_passed_on_and_not_stored(tmp_path: P
         reply = await world.client().get(TAG)
         assert (reply.status, reply.headers["content-encoding"]) == (200, "gzip")
         assert world.stored() == []
+
+
+@pytest.mark.parametrize("own_is_first", [True, False])
+async def test_whoever_pushes_the_same_bytes_as_another_type_changes_nothing_for_others(
+    tmp_path: Path, own_is_first: bool
+) -> None:
+    """The media type is not in the digest, and a manifest of no type is to no client's liking."""
+    data = b'{"schemaVersion":2,"layers":[]}'
+    async with running(tmp_path) as world:
+        digest = world.registry.add_manifest("team/app", "1", data, OCI_MANIFEST)
+        world.registry.add_manifest("thief/own", "1", data, "text/plain")
+        client = world.client()
+        paths = [path_of(1, "thief/own"), path_of(1)]
+        for path in paths if own_is_first else reversed(paths):
+            assert (await client.get(path)).body == data
+        for target in (str(digest), "1"):
+            for method in ("HEAD", "GET"):
+                reply = await client.do(method, f"/v2/team/app/manifests/{target}")
+                assert (reply.status, reply.headers["content-type"]) == (200, OCI_MANIFEST)
+                reply = await client.do(method, f"/v2/thief/own/manifests/{target}")
+                assert (reply.status, reply.headers["content-type"]) == (200, "text/plain")

@@ -92,6 +92,18 @@ async def test_one_failure_is_an_outage_to_those_who_can_do_without(
     assert upstream.outage is None
 
 
+async def test_requests_without_an_answer_are_no_outage(registry: FakeRegistry, upstream: Upstream) -> None:
+    """There are clients who can bring that about; the breaker opens all the same, so that nobody waits for long."""
+    registry.fault("/v2/", StallBeforeHeaders())
+    for _ in range(2):
+        assert (await failure(read(upstream))).status == 504
+        assert upstream.outage is None
+    assert isinstance(await failure(read(upstream)), Unreachable)
+    await registry.stop()
+    await failure(read(upstream, patient=True))
+    assert upstream.outage is not None
+
+
 async def test_when_it_is_back_the_probe_finds_it(
     registry: FakeRegistry, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ async def test_upstream_failing_leaves_the_old_list(tmp_path: Path, monkeypatch:
     wall = Wall(monkeypatch)
     async with running(tmp_path, settings='tag_ttl = "10m"\nmax_stale = "1d"') as world:
         path = signed(world)
+        await world.client().get(path.replace("referrers", "manifests"))
         await world.client().get(path)
         wall.time += 2000
         rule = world.registry.fault(path, Status(500))
@@ -80,6 +81,7 @@ async def test_a_list_is_for_those_who_may_read_the_repository(
     registry.private("team/app", {"alice"})
     async with running(tmp_path, registry, settings='offline_grace = "1h"') as world:
         path = signed(world)
+        await world.client().get(path.replace("referrers", "manifests"), Authorization=ALICE)
         for _ in range(2):
             assert count(await world.client().get(path, Authorization=ALICE)) == 1
             assert (await world.client().get(path, Authorization=BOB)).status == 403

@@ -13,7 +13,15 @@ from twisted.logger import LogLevel
 import tests.world
 from regcachd.reference import Digest
 from regcachd.service import RegcacheService
-from regcachd.testing import FakeRegistry, RedirectTo, StallAfter, StallBeforeHeaders, Status
+from regcachd.testing import (
+    CutAfter,
+    FakeRegistry,
+    NoContentLength,
+    RedirectTo,
+    StallAfter,
+    StallBeforeHeaders,
+    Status,
+)
 from tests.through import basic, blob_path, limits, logged, questions, running, start, together
 from tests.world import Client, Reply, World, until
 
@@ -218,6 +226,52 @@ async def test_a_redirect_to_a_log_in_page_is_no_proof(tmp_path: Path) -> None:
         world.registry.fault(f"/v2/{PRIVATE}", Status(302, {"Location": "/users/sign_in"}))
         reply = await world.client().get(blob_path(digest, PRIVATE))
         assert no_secret(reply)
+
+
+async def test_what_storage_asks_for_is_no_challenge_of_the_registry(tmp_path: Path) -> None:
+    """A client takes it for one, and would tell its password to the realm."""
+    storage = FakeRegistry(reactor)
+    async with running(tmp_path, private_registry()) as world:
+        await storage.start()
+        storage.fault("/", Status(401, {"WWW-Authenticate": 'Bearer realm="https://thief.example/token"'}))
+        digest = world.registry.add_blob(PRIVATE, DATA)
+        world.registry.fault("/blobs/", RedirectTo(storage))
+        for method in ("HEAD", "GET"):
+            reply = await world.client().do(method, blob_path(digest, PRIVATE), Authorization=VICTIM)
+            assert reply.status == 401
+            assert "www-authenticate" not in reply.headers
+        await storage.stop()
+
+
+def show_strangers_a_page(registry: FakeRegistry, content_type: str = "text/html; charset=utf-8") -> None:
+    """Where a log-in page is the answer to all that the victim has not asked, with status 200."""
+    page = Status(200, {"Content-Type": content_type}, b"<h1>Log in</h1>" * 1000)
+    registry.fault(lambda r: r.path.startswith(f"/v2/{PRIVATE}") and r.authorization != VICTIM, page)
+
+
+async def test_a_page_in_place_of_an_unknown_blob_does_not_make_a_repository_public(tmp_path: Path) -> None:
+    async with running(tmp_path, private_registry()) as world:
+        digest = await pulled(world)
+        show_strangers_a_page(world.registry)
+        await world.client().get(blob_path(Digest.of(b"made up"), PRIVATE))
+        reply = await world.client().get(blob_path(digest, PRIVATE))
+        assert DATA[:32] not in reply.body
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "application/json"])
+async def test_a_page_does_not_bring_what_is_left_of_a_broken_download(
+    tmp_path: Path, content_type: str
+) -> None:
+    async with running(tmp_path, private_registry(), retries=0) as world:
+        digest = world.registry.add_blob(PRIVATE, DATA)
+        rule = world.registry.fault("/blobs/", CutAfter(150_000))
+        assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)).broken
+        await until(lambda: world.service.fills.get(digest) is None)
+        world.registry.heal(rule)
+        show_strangers_a_page(world.registry, content_type)
+        world.registry.fault(lambda r: r.authorization != VICTIM, NoContentLength())
+        reply = await world.client().get(blob_path(digest, PRIVATE))
+        assert DATA[:32] not in reply.body
 
 
 @pytest.mark.parametrize(
@@ -511,3 +565,48 @@ async def test_secrets_are_not_logged(tmp_path: Path) -> None:
     assert text
     for secret in (VICTIM.split()[1], basic("victim", "wrong").split()[1], "hunter2"):
         assert secret not in text
+
+
+# -- an upstream that does not answer everything
+
+
+async def provoked(world: World) -> None:
+    """Whoever likes to can ask something that upstream does not answer."""
+    world.registry.fault("/v2/_catalog", StallBeforeHeaders())
+    for _ in range(2):
+        assert (await world.client().get("/v2/_catalog", Authorization=VICTIM)).status == 504
+
+
+async def test_who_has_lost_the_right_cannot_keep_it_by_what_upstream_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not away: asked about the right, it answers."""
+    wall = Wall(monkeypatch)
+    async with running(tmp_path, private_registry(), settings='timeout = "200ms"') as world:
+        digest = await pulled(world)
+        world.registry.private(PRIVATE, set())
+        wall.time += 300
+        await provoked(world)
+        reply = await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)
+        assert no_secret(reply) or reply.status == 504
+        world.registry.private(PRIVATE, {"victim"})
+        reply = await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)
+        assert (reply.body, reply.headers["cache-status"]) == (DATA, "regcachd; hit")
+
+
+async def test_an_upstream_that_does_not_answer_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = Wall(monkeypatch)
+    async with running(tmp_path, private_registry(), settings='timeout = "200ms"') as world:
+        digest = await pulled(world)
+        wall.time += 300
+        world.registry.fault(lambda request: True, StallBeforeHeaders())
+        for _ in range(5):
+            reply = await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)
+            assert (reply.body, reply.headers["cache-status"]) == (DATA, "regcachd; hit; detail=offline")
+        assert credentials(world).count(VICTIM) == 1
+        wall.time += 30
+        await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)
+        assert credentials(world).count(VICTIM) == 2
+        assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=ATTACKER)).status == 504

@@ -59,6 +59,7 @@ def test_anybody_may_ask_so(query: bytes, service: str | None, scopes: tuple[str
         b"scope=%ff",
         b"scope=\xe9",
         b"&".join(b"scope=a%d" % number for number in range(65)),
+        b"scope=" + b"a" * 2048,
     ],
 )
 def test_whoever_asks_otherwise_is_somebody(query: bytes) -> None:

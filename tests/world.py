@@ -45,6 +45,7 @@ class Client:
     ca: str
     host: str = NAME
     tunnel_port: int = 443
+    tunnel_headers: dict[str, str] = field(factory=dict)
     _connection: http.client.HTTPSConnection | None = field(default=None, init=False)
 
     def connection(self) -> http.client.HTTPSConnection:
@@ -54,7 +55,7 @@ class Client:
             self._connection = http.client.HTTPSConnection(
                 "127.0.0.1", self.port, context=context, timeout=20
             )
-            self._connection.set_tunnel(self.host, self.tunnel_port)
+            self._connection.set_tunnel(self.host, self.tunnel_port, self.tunnel_headers)
         return self._connection
 
     def ask(

@@ -28,13 +28,13 @@ class Unreachable(click.ClickException):
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("regcachd", timeout=_TIMEOUT)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("regcachd", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
@@ -44,11 +44,13 @@ class Client:
 
     path: Path
 
-    def ask(self, method: str, path: str) -> Document:
-        """The daemon's answer. Raises Unreachable."""
-        connection = _Connection(self.path)
+    def ask(
+        self, method: str, path: str, document: Document | None = None, timeout: float = _TIMEOUT
+    ) -> Document:
+        """The daemon's answer, for which it may take `timeout` seconds. Raises Unreachable."""
+        connection = _Connection(self.path, timeout)
         try:
-            connection.request(method, path)
+            connection.request(method, path, None if document is None else json.dumps(document))
             response = connection.getresponse()
             answer = json.loads(response.read())
         except PermissionError:

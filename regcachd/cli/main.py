@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from regcachd import __version__
+from regcachd.cli import check_upstream as checking
 from regcachd.cli import import_env as importing
 from regcachd.cli import scrub as scrubbing
 from regcachd.cli import store as storing
@@ -19,8 +20,9 @@ FOUND = 1
 INTERRUPTED = 130
 
 _EPILOG = """\b
-Exit status: 0 all is well; 1 something was found (rot, a store in trouble);
-2 the command line is wrong; 3 the daemon cannot be reached, or failed.
+Exit status: 0 all is well; 1 something was found (rot, a store in trouble,
+a registry that does not work as it should); 2 the command line is wrong;
+3 the daemon cannot be reached, or failed.
 """
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON document, for programs.")
 
@@ -91,6 +93,28 @@ def scrub(path: Path | None, as_json: bool, wait: bool, stop: bool) -> None:
     else:
         scrubbing.show(_console(), done)
     if done["rotten"]:
+        raise SystemExit(FOUND)
+
+
+@regcachctl.command("check-upstream", epilog=_EPILOG)
+@_as_json
+@click.argument("registry")
+@click.argument("image", required=False)
+@click.pass_obj
+def check_upstream(path: Path | None, as_json: bool, registry: str, image: str | None) -> None:
+    """Look at a registry as the daemon reaches it.
+
+    Step by step: name, secret, DNS, connection, TLS, login, and, of an IMAGE, its manifest and the first byte of its
+    first layer. REGISTRY is a name of the configuration, or a host that clients ask for it; IMAGE is written as for
+    podman or docker: nginx, library/nginx:1.25, quay.io/org/image@sha256:... Two manifests are fetched, which
+    Docker Hub counts as pulls; nothing is stored.
+    """
+    answer = checking.check(find(path), Console(stderr=True, highlight=False), registry, image)
+    if as_json:
+        _print_json(answer)
+    else:
+        checking.show(_console(), answer)
+    if answer["outcome"] != "ok":
         raise SystemExit(FOUND)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import frozen
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 
@@ -30,20 +30,20 @@ class ServerCertificate:
 
 
 def make_server_certificate(directory: Path) -> ServerCertificate:
-    """Make an authority and, signed by it, a certificate for localhost; both are valid for a day."""
+    """Make an authority and, signed by it, a certificate for localhost; both are valid for a month."""
     files = ServerCertificate(directory / "trust", directory / "server.crt", directory / "server.key")
     files.directory.mkdir(parents=True)
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "End-to-end test authority")])
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = (
-        _certificate(authority_name, authority_name, authority_key.public_key())
+        certificate_builder(authority_name, authority_name, authority_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(authority_key, hashes.SHA256())
     )
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        _certificate(name, authority_name, key.public_key())
+        certificate_builder(name, authority_name, key.public_key())
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
@@ -57,9 +57,10 @@ def make_server_certificate(directory: Path) -> ServerCertificate:
     return files
 
 
-def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+def certificate_builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 ) -> x509.CertificateBuilder:
+    """A certificate that is valid for a month, to be signed."""
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -68,5 +69,5 @@ def _certificate(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
     )

@@ -48,7 +48,8 @@ def skopeo_copy(daemon: Daemon, image: Image, directory: Path, user: User | None
     """`skopeo copy` to a directory, where every blob is then hashed anew."""
     target = directory / "image"
     credentials = ["--src-creds", user.pair] if user else []
-    trusting = environment(directory / "home", HTTPS_PROXY=daemon.url, SSL_CERT_FILE=str(daemon.authority))
+    trust = {"SSL_CERT_FILE": str(daemon.authority), "SSL_CERT_DIR": str(daemon.authority.parent)}
+    trusting = environment(directory / "home", HTTPS_PROXY=daemon.url, **trust)
     run(trusting, "skopeo", "copy", "--quiet", *credentials, _name(image), f"dir:{target}")
     expected = {blob.hex for blob in image.blobs}
     found = {_sha256(file) for file in target.iterdir() if file.name not in ("manifest.json", "version")}

@@ -119,10 +119,13 @@ def start_daemon(room: Path) -> Iterator[Callable[[DockerRegistry], Daemon]]:
     started: list[Daemon] = []
 
     def start(
-        registry: DockerRegistry, upstream: str | None = None, settings: str = ONE_CONNECTION, table: str = ""
+        registry: DockerRegistry,
+        upstream: str | None = None,
+        settings: str = ONE_CONNECTION,
+        table: str = "",
     ) -> Daemon:
-        url, authority = upstream or registry.url, registry.certificate.authority
-        started.append(Daemon.start(room / "regcachd", url, authority, settings, registry=table))
+        url, trusted = upstream or registry.url, registry.certificate.authority
+        started.append(Daemon.start(room / "regcachd", url, trusted, settings, registry=table))
         return started[-1]
 
     yield start

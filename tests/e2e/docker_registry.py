@@ -12,6 +12,7 @@ from attrs import field, frozen
 from tests.e2e.certificates import ServerCertificate
 from tests.e2e.images import Image
 from tests.e2e.programs import Server, environment, free_port, run, wait_until
+from tests.e2e.token_server import ISSUER, SERVICE, TokenServer
 
 # Combined log form, as docker-registry writes it to standard output once a request is done:
 # 127.0.0.1 - - [23/Nov/2026:21:10:00 +0000] "GET /v2/ HTTP/1.1" 200 2 "" "curl/7.88.1"
@@ -48,15 +49,25 @@ class DockerRegistry:
 
     @classmethod
     def start(
-        cls, directory: Path, certificate: ServerCertificate, storage: Path, htpasswd: Path | None = None
+        cls,
+        directory: Path,
+        certificate: ServerCertificate,
+        storage: Path,
+        htpasswd: Path | None = None,
+        tokens: TokenServer | None = None,
     ) -> DockerRegistry:
         """
         Start one on a free port; with `htpasswd`, a file of that name's form, it asks for Basic
-        credentials.
+        credentials, with `tokens` for a token of that server.
         """
         directory.mkdir(parents=True)
         port = free_port()
         auth = f"auth: {{htpasswd: {{realm: private, path: '{htpasswd}'}}}}\n" if htpasswd else ""
+        if tokens is not None:
+            auth = (
+                f"auth: {{token: {{realm: '{tokens.realm}', service: {SERVICE}, issuer: {ISSUER},"
+                f" rootcertbundle: '{tokens.bundle}'}}}}\n"
+            )
         configuration = directory / "registry.yml"
         configuration.write_text(
             "version: 0.1\n"

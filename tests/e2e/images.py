@@ -67,17 +67,20 @@ class Image:
         return (self.layout / "blobs/sha256" / blob.hex).read_bytes()
 
 
-def make_image(layout: Path, repository: str, tag: str, layer_sizes: Sequence[int]) -> Image:
+def make_image(
+    layout: Path, repository: str, tag: str, layer_sizes: Sequence[int], base: Image | None = None
+) -> Image:
     """
     Write an image whose layers hold one file of random bytes each; `layer_sizes` are those files' sizes
-    in bytes.
+    in bytes. The layers of `base` come before them.
 
     The layers are gzip without compression, so that no client sees a reason to pack them again on a push,
     which would change their digests.
     """
     (layout / "blobs/sha256").mkdir(parents=True)
     (layout / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
-    made = [_write_layer(layout, f"layer-{number}", size) for number, size in enumerate(layer_sizes)]
+    made = [] if base is None else _copy_layers(base, layout)
+    made += [_write_layer(layout, f"layer-{number}", size) for number, size in enumerate(layer_sizes)]
     layers = tuple(layer for layer, _ in made)
     config = _write_json(
         layout,
@@ -109,6 +112,14 @@ def _write_json(layout: Path, media_type: str, value: object) -> Blob:
     blob = Blob(hashlib.sha256(content).hexdigest(), len(content), media_type)
     (layout / "blobs/sha256" / blob.hex).write_bytes(content)
     return blob
+
+
+def _copy_layers(image: Image, layout: Path) -> list[tuple[Blob, str]]:
+    """Put another image's layers into a layout; gives their blobs and diff IDs."""
+    for layer in image.layers:
+        (layout / "blobs/sha256" / layer.hex).write_bytes(image.content(layer))
+    diff_ids = json.loads(image.content(image.config))["rootfs"]["diff_ids"]
+    return list(zip(image.layers, diff_ids, strict=True))
 
 
 def _write_layer(layout: Path, name: str, size: int) -> tuple[Blob, str]:

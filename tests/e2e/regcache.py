@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,6 +92,19 @@ class Daemon:
         --cert-dir.
         """
         return self.directory / "trust" / "ca.crt"
+
+    def ctl(self, *arguments: str) -> tuple[int, str]:
+        """Ask it with regcachctl: the exit status, and what was printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "regcachd.cli", "--socket", self.directory / "admin.sock", *arguments],
+            env=environment(self.directory / "home", PYTHONPATH=str(ROOT), PYTHONNOUSERSITE="1"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
 
     def page(self, path: str) -> tuple[http.client.HTTPResponse, bytes]:
         """One of the daemon's own pages: the response and its body."""
