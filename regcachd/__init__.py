@@ -24,6 +24,9 @@ Content    `store` is files under their digests, `index` is SQLite beside them; 
 Care       `care` is what a daemon does once for its store: it holds the `lock`; `recovery` makes the index, a
            `database` that may be lost, agree with the files; `scrub` has all blobs `examine`d again; old `leftovers`
            go. Each is a `chore` along the `shelves`. `admin` answers `cli`, which is regcachctl, at one of `sockets`.
+Tags       `tags` serves what they name: `tag_rules` and `freshness` say how long upstream's word counts, `tag_lookups`
+           ask it once for all, the `tag_table` keeps it, the `governor` knows upstream's limits. `manifests` come from
+           the `manifest_store`, or their `manifest_source`; `referrers` are listed as tags are.
 Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing, in
            the name of a `requester`. A `silence` is no answer to one of these. `delivery` sends what may be had.
 Storms     `pings` and `token_endpoints` ask once for all who show no credential: the answers are in the `commons`,
@@ -44,9 +47,9 @@ Processes  `workers` is the parent of several: `listening` sockets, `inheritance
 Wiring     `tap` reads options and configuration (`documents`, `config`, `schema`, `values`, `units`, `known`);
            `service` makes everything and is, with `workers`, the only importer of the edges.
 
-Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
-connect, breaker, extents, finding, imagename, intercept, interfaces, lru, parallel, parent, patience, realm, sharing,
-tokens, verdicts, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
+Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, tag_rules, ranges,
+access, connect, breaker, extents, finding, governor, imagename, intercept, interfaces, lru, parallel, parent, patience,
+realm, sharing, tokens, verdicts, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
 """
 
 __version__ = "0.1.0"

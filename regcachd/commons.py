@@ -113,6 +113,10 @@ class Commons:
             del self._unwritten[key]
         self._bulletin.take_down(key, before)
 
+    def forget_all(self, prefix: str) -> None:
+        """Somebody has changed what the answers are about whose keys begin so."""
+        self._bulletin.take_down_all(prefix)
+
     def close(self) -> None:
         """Wait for no other worker any more."""
         self._is_closed = True
@@ -124,8 +128,8 @@ class Commons:
         return found if found is not None and self._now() < found.fresh_until else None
 
     async def _bring(self, key: str, fetch: Fetch) -> Common:
-        while not self._bulletin.claim(key, self._now(), self._now() + CLAIM):
-            await self._wait()
+        while not self.claim(key):
+            await self.wait()
             found = self._fresh(key)
             if found is not None:
                 return found
@@ -134,7 +138,7 @@ class Commons:
             if found is None:
                 found = await self._fetched(key, fetch)
         finally:
-            self._bulletin.release(key)
+            self.release(key)
         return found
 
     async def _fetched(self, key: str, fetch: Fetch) -> Common:
@@ -158,6 +162,13 @@ class Commons:
                 self._unwritten.popitem(last=False)
         return found
 
+    def keep(self, key: str, common: Common) -> None:
+        """Keep an answer that was got in another way, and is not for everybody: who reads it has to ask who may."""
+        if len(common.answer.body) <= LARGEST:
+            self._bulletin.post(
+                key, Notice(_written(common.answer), common.came, common.fresh_until, common.ends)
+            )
+
     def _stale(self, key: str, why: str) -> Common | None:
         found = self.known(key)
         if found is None:
@@ -165,7 +176,18 @@ class Commons:
         log.warn("upstream failed ({why}), answering from memory: {key}", why=why, key=key)
         return Common(found.answer, found.came, found.fresh_until, found.ends, STALE)
 
-    async def _wait(self) -> None:
+    # -- one of all workers
+
+    def claim(self, key: str) -> bool:
+        """May this worker ask upstream, because no other does? A claim ends with `release`, or after CLAIM."""
+        return self._bulletin.claim(key, self._now(), self._now() + CLAIM)
+
+    def release(self, key: str) -> None:
+        """This worker has asked."""
+        self._bulletin.release(key)
+
+    async def wait(self) -> None:
+        """Give the worker that has the claim time for its question. Raises UpstreamFailed when the daemon stops."""
         if self._is_closed:
             raise UpstreamFailed("regcachd is stopping", status=503)
         wait = deferLater(self._clock, LOOK, lambda: None)

@@ -14,9 +14,11 @@ from .interfaces import Scope
 from .manifests import Manifests
 from .pings import Pings
 from .push import Pushes, is_write
+from .referrers import Referrers
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
-from .routes import Blob, Catalog, Elsewhere, Manifest, Ping, Referrers, TagList, Upload, route
+from .routes import Blob, Catalog, Elsewhere, Manifest, Ping, TagList, Upload, route
+from .routes import Referrers as ReferrersOf
 from .token_endpoints import TokenEndpoints
 from .upstream import Upstream
 from .web import MOST_BODY, Request
@@ -31,6 +33,7 @@ class Endpoints:
     _token_hosts: Mapping[Authority, Upstream] = field(factory=dict)
     _blobs: Blobs = field(init=False)
     _manifests: Manifests = field(init=False)
+    _referrers: Referrers = field(init=False)
     _pings: Pings = field(init=False)
     _tokens: TokenEndpoints = field(init=False)
     _pushes: Pushes = field(init=False)
@@ -38,6 +41,7 @@ class Endpoints:
     def __attrs_post_init__(self) -> None:
         self._blobs = Blobs(self._registry, self._openings)
         self._manifests = Manifests(self._registry)
+        self._referrers = Referrers(self._registry)
         self._pings = Pings(self._registry)
         self._tokens = TokenEndpoints(self._registry, self._pings, self._token_hosts)
         self._pushes = Pushes(self._registry)
@@ -77,7 +81,9 @@ class Endpoints:
                     pass
                 case Upload():
                     await self._pushes.answer(request)
-                case (TagList() | Referrers() | Catalog()) as listing:
+                case ReferrersOf(name, digest):
+                    await self._referrers.answer(request, name, digest)
+                case (TagList() | Catalog()) as listing:
                     await self._list(request, None if isinstance(listing, Catalog) else listing.name)
                 case _:
                     await self._pass_through(request)

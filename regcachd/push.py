@@ -16,6 +16,7 @@ from .interfaces import Scope
 from .netloc import parse_url
 from .passage import NotConnected
 from .reference import Digest
+from .referrers import key_prefix
 from .registry import CachedRegistry
 from .relay import BYPASS, VIA, stream, upward
 from .response import RawHeaders, Response
@@ -109,7 +110,8 @@ class Pushes:
         registry, index = self._registry, self._registry.shared.index
         match route(request.path):
             case Manifest(name, target) if request.method in (b"PUT", b"DELETE"):
-                index.forget_tags(registry.repository(name))
+                index.tags.forget(registry.repository(name))
+                registry.shared.commons.forget_all(key_prefix(registry.repository(name)))
                 if request.method == b"DELETE" and isinstance(target, Digest):
                     index.unlink(registry.repository(name), target)
             case Blob(name, digest) if request.method == b"DELETE":

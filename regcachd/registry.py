@@ -19,6 +19,7 @@ from .disk import InThread
 from .evidence import Credential, Private, Proofs
 from .fills import Fills, Settings
 from .freshness import essence
+from .governor import Governor
 from .http1 import Response, UpstreamFailed
 from .index import Index
 from .patience import Patience
@@ -94,6 +95,9 @@ class CachedRegistry:
     shared: Shared
     upstream: Upstream
     _sessions: Sessions
+    governor: Governor = field(factory=Governor, init=False)
+    served_stale: int = field(default=0, init=False)
+    """How often something was served past its time because upstream failed."""
     _bare: Bare = field(init=False)
     _anybody: Requester = field(init=False)
     _shared_credential: Credential = field(init=False)
@@ -218,6 +222,19 @@ class CachedRegistry:
                 case Act.FAIL:
                     self._fail(evidence, question, said)
                     return await self._upstreams_answer(request, me, question)
+
+    def is_proved(self, request: Request, repository: Repository, *, away: bool = False) -> bool:
+        """May the client read the repository, by what is known without asking? `away`: upstream cannot be asked."""
+        me, proofs = self.requester(request), self.shared.proofs
+        evidence = Evidence(
+            linked=True,
+            claim=me.who,
+            claimed_at=proofs.proved_at(repository, me.proof),
+            public_at=proofs.proved_at(repository, self._anybody.proof),
+        )
+        heard = {Who.ANONYMOUS: Word.AWAY, me.who: Word.AWAY} if away else {}
+        decision = decide_access(evidence, self.settings.terms, heard, self.shared.now())
+        return decision.act in (Act.SERVE, Act.SERVE_STALE)
 
     def _evidence(self, me: Requester, question: Question) -> Evidence:
         proofs, repository = self.shared.proofs, question.repository

@@ -34,6 +34,12 @@ def cache_status(detail: str) -> tuple[bytes, bytes]:
 HIT = cache_status("hit")
 STALE = cache_status("hit; detail=offline")
 """What is stored, for a client whose right to it upstream, which is away, cannot be asked about."""
+REVALIDATED = cache_status("hit; detail=revalidated")
+"""What is stored, upstream having just said that it is still so."""
+IN_NEED = cache_status("fwd=stale")
+"""What is stored, and old, because upstream has failed to say what is new."""
+MISS = cache_status("fwd=uri-miss; stored")
+FORWARDED = cache_status("fwd=uri-miss")
 BYPASS = cache_status("fwd=bypass")
 
 

@@ -186,6 +186,7 @@ class RegcacheService(Service):
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
             LoopingCall(self._forget_proofs): CHECKPOINT,
+            LoopingCall(self._forget_tags): CHECKPOINT,
             LoopingCall(lambda: self._writers.run(self._index.bulletin.forget, self._now())): CHECKPOINT,
             LoopingCall(self._renew_ca): RENEWAL,
             LoopingCall(self.eviction.wake): EVICTION,
@@ -227,6 +228,16 @@ class RegcacheService(Service):
         now, terms = self._now(), [registry.terms for registry in self.config.registries.values()]
         life = max((max(each.access_ttl, each.offline_grace) for each in terms), default=0.0)
         return self._writers.run(self._index.forget_proofs, now - life, ANONYMOUS, now - PUBLIC_FOR)
+
+    def _forget_tags(self) -> "Deferred[None]":
+        """Entries that are of use nowhere any more."""
+        terms = [registry.tag_terms for registry in self.config.registries.values()]
+        rules = [rule.ttl or 0.0 for each in terms for rule in each.rules]
+        life = max(
+            (*rules, *(max(each.ttl, each.max_stale, each.revalidate_interval) for each in terms)),
+            default=0.0,
+        )
+        return self._writers.run(self._index.tags.expire, self._now() - life)
 
     def _names_beside(self, host: str) -> frozenset[str]:
         """The host names of the registries that answer to `host`."""

@@ -31,6 +31,8 @@ PURE = [
     "tokens",
     "parent",
     "breaker",
+    "tag_rules",
+    "governor",
     "imagename",
     "finding",
     "verdicts",
