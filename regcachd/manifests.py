@@ -36,36 +36,34 @@ class Manifests:
         if not isinstance(target, Digest):
             await self._tags.answer(request, repository, target)
             return
-        while not (request.gone or await self._served(request, repository, target)):
+        me = self._registry.requester(request)
+        while not (request.gone or await self._served(request, me, repository, target)):
             if request.method == b"HEAD":
-                requester = self._registry.requester(request)
-                answer = await self._source.ask(requester, b"HEAD", repository, target)
+                answer = await self._source.ask(me, b"HEAD", repository, target)
                 answer.send(request, FORWARDED)
                 return
-            if await self._fetched(request, repository, target):
+            if await self._fetched(request, me, repository, target):
                 return
 
-    async def _served(self, request: Request, repository: Repository, digest: Digest) -> bool:
+    async def _served(self, request: Request, me: Requester, repository: Repository, digest: Digest) -> bool:
         """Serve what is stored, if the client may have it; False when upstream has to serve the client."""
         stored = self._store.get(digest)
         if stored is None:
             return False
         size = len(stored.body)
         question = Question("manifests", repository, digest, lambda: size, stored.media_type)
-        registry = self._registry
-        right = await registry.may_read(request, registry.requester(request), question)
+        right = await self._registry.may_read(request, me, question)
         if isinstance(right, Answer):
             right.send(request, FORWARDED)
         elif right is not None:
             self._store.send(request, digest, stored, STALE if right.is_stale else HIT)
         return right is not None
 
-    async def _fetched(self, request: Request, repository: Repository, digest: Digest) -> bool:
+    async def _fetched(self, request: Request, me: Requester, repository: Repository, digest: Digest) -> bool:
         """Have upstream serve it; False when another worker has stored it meanwhile."""
-        requester = self._registry.requester(request)
         answer = await self._fetches.run(
-            (repository, digest, request.header("accept"), requester),
-            lambda: self._download(repository, digest, requester),
+            (repository, digest, request.header("accept"), me),
+            lambda: self._download(repository, digest, me),
         )
         if answer is None:
             return False

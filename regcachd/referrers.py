@@ -43,16 +43,16 @@ class Referrers:
     async def answer(self, request: Request, name: str, digest: Digest) -> None:
         """GET or HEAD of a list. Raises UpstreamFailed."""
         registry, now = self._registry, self._registry.shared.now()
+        me, method = registry.requester(request), request.method
         repository, target = registry.repository(name), request.uri
         key = f"{key_prefix(repository)}{digest} {target.decode('latin-1')} {accept_key(request.lines('accept'))}"
         known = registry.shared.commons.known(key)
-        if known is not None and now < known.fresh_until and registry.is_proved(request, repository):
+        if known is not None and now < known.fresh_until and registry.is_proved(me, repository):
             self._send(request, known, HIT)
             return
-        me, method = registry.requester(request), request.method
         flight = (method, key, me)
         if registry.upstream.outage is not None and await self._sent_in_need(
-            request, repository, digest, known
+            request, me, repository, digest, known
         ):
             self._flights.run(
                 flight, lambda: self._ask(method, key, me, repository, digest, target)
@@ -63,11 +63,11 @@ class Referrers:
                 flight, lambda: self._ask(method, key, me, repository, digest, target)
             )
         except UpstreamFailed as error:
-            if not await self._sent_in_need(request, repository, digest, known, str(error)):
+            if not await self._sent_in_need(request, me, repository, digest, known, str(error)):
                 raise
             return
         has_failed, why = answer.status == 429 or answer.status >= 500, f"it answered {answer.status}"
-        if not (has_failed and await self._sent_in_need(request, repository, digest, known, why)):
+        if not (has_failed and await self._sent_in_need(request, me, repository, digest, known, why)):
             is_kept = answer.status == 200 and method == b"GET"
             answer.send(request, MISS if is_kept else FORWARDED)
 
@@ -76,12 +76,18 @@ class Referrers:
         known.answer.send(request, (b"Age", b"%d" % age), status)
 
     async def _sent_in_need(
-        self, request: Request, repository: Repository, digest: Digest, known: Common | None, why: str = ""
+        self,
+        request: Request,
+        me: Requester,
+        repository: Repository,
+        digest: Digest,
+        known: Common | None,
+        why: str = "",
     ) -> bool:
         """Send the old list, if there is one and the client may have it. Raises UpstreamFailed."""
         registry = self._registry
         if known is None or not (
-            registry.is_proved(request, repository) or await self._may_have(request, repository, digest)
+            registry.is_proved(me, repository) or await self._may_have(request, me, repository, digest)
         ):
             return False
         if why:
@@ -90,14 +96,16 @@ class Referrers:
         self._send(request, known, IN_NEED)
         return True
 
-    async def _may_have(self, request: Request, repository: Repository, digest: Digest) -> bool:
+    async def _may_have(
+        self, request: Request, me: Requester, repository: Repository, digest: Digest
+    ) -> bool:
         """May the client have the manifest, if that is stored? Raises UpstreamFailed."""
         store, index = self._registry.shared.store, self._registry.shared.index
         media_type = index.media_type(digest)
         if media_type is None:
             return False
         question = Question("manifests", repository, digest, lambda: store.size(digest), media_type)
-        return isinstance(await self._registry.may_read(request, question), Right)
+        return isinstance(await self._registry.may_read(request, me, question), Right)
 
     async def _ask(
         self, method: bytes, key: str, me: Requester, repository: Repository, digest: Digest, target: bytes

@@ -223,9 +223,9 @@ class CachedRegistry:
                     self._fail(evidence, question, said)
                     return await self._upstreams_answer(request, me, question)
 
-    def is_proved(self, request: Request, repository: Repository, *, away: bool = False) -> bool:
-        """May the client read the repository, by what is known without asking? `away`: upstream cannot be asked."""
-        me, proofs = self.requester(request), self.shared.proofs
+    def is_proved(self, me: Requester, repository: Repository, *, away: bool = False) -> bool:
+        """May the requester read the repository, by what is known without asking? `away`: upstream cannot be asked."""
+        proofs = self.shared.proofs
         evidence = Evidence(
             linked=True,
             claim=me.who,

@@ -52,7 +52,7 @@ class Tags:
         use = use_of(entry, self._lookups.life(asked), now)
         if use is TagUse.REVALIDATE and self._lookups.named(asked) is not None:
             use = TagUse.FETCH
-        if entry is not None and use is TagUse.SERVE and await self._serve(request, asked, entry, HIT):
+        if entry is not None and use is TagUse.SERVE and await self._serve(request, asked, me, entry, HIT):
             return
         spare = self._spare(request, asked)
         method = b"GET" if use is TagUse.FETCH and request.method == b"GET" else b"HEAD"
@@ -60,7 +60,7 @@ class Tags:
             log.info("{why}: {what} is served as it was", why=why, what=str(asked))
             if registry.upstream.outage is not None:
                 self._lookups.run(method, asked, me).addErrback(_still_away)
-            if await self._serve(request, asked, spare, IN_NEED):
+            if await self._serve(request, asked, me, spare, IN_NEED):
                 return
         try:
             if request.method == b"HEAD":
@@ -70,11 +70,11 @@ class Tags:
         except WrongManifest:
             raise
         except UpstreamFailed as error:
-            if not await self._serve_spare(request, asked, spare, str(error)):
-                raise self._with_age(request, asked, entry, error) from None
+            if not await self._serve_spare(request, asked, me, spare, str(error)):
+                raise self._with_age(asked, me, entry, error) from None
             return
         if failed is not None and not await self._serve_spare(
-            request, asked, spare, f"it answered {failed.status}"
+            request, asked, me, spare, f"it answered {failed.status}"
         ):
             failed.send(request, FORWARDED)
 
@@ -115,7 +115,7 @@ class Tags:
     # -- answers
 
     async def _serve(
-        self, request: Request, asked: Asked, entry: TagEntry, status: tuple[bytes, bytes]
+        self, request: Request, asked: Asked, me: Requester, entry: TagEntry, status: tuple[bytes, bytes]
     ) -> bool:
         """Serve an entry to a client that may have it; False when that is for upstream to do. Raises UpstreamFailed."""
         registry, stored = self._registry, self._store.get(entry.digest)
@@ -123,7 +123,7 @@ class Tags:
             return False  # the type is not in the digest: it is what somebody has made of the same bytes elsewhere
         size = len(stored.body)
         question = Question("manifests", asked.repository, entry.digest, lambda: size, stored.media_type)
-        right = await registry.may_read(request, question)
+        right = await registry.may_read(request, me, question)
         if isinstance(right, Answer):
             right.send(request, FORWARDED)
             return True
@@ -136,7 +136,9 @@ class Tags:
         self._store.send(request, entry.digest, stored, self._age(entry), status)
         return True
 
-    async def _serve_spare(self, request: Request, asked: Asked, spare: TagEntry | None, why: str) -> bool:
+    async def _serve_spare(
+        self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None, why: str
+    ) -> bool:
         """Serve what there is, since upstream has failed. Raises UpstreamFailed."""
         if spare is None:
             return False
@@ -144,13 +146,13 @@ class Tags:
         log.warn(
             "upstream failed ({why}): {what} is served as it was {age} ago", why=why, what=str(asked), age=age
         )
-        return await self._serve(request, asked, spare, IN_NEED)
+        return await self._serve(request, asked, me, spare, IN_NEED)
 
     def _with_age(
-        self, request: Request, asked: Asked, entry: TagEntry | None, error: UpstreamFailed
+        self, asked: Asked, me: Requester, entry: TagEntry | None, error: UpstreamFailed
     ) -> UpstreamFailed:
         """The error; it says that there is something too old, to those who may know."""
-        if entry is None or not self._registry.is_proved(request, asked.repository, away=True):
+        if entry is None or not self._registry.is_proved(me, asked.repository, away=True):
             return error
         terms, past = self._registry.settings.tag_terms, self._registry.shared.now() - entry.checked
         if past < terms.max_stale:
@@ -167,13 +169,13 @@ class Tags:
     async def _head(self, request: Request, asked: Asked, me: Requester) -> Answer | None:
         """Answer a HEAD by upstream's word. Returns an answer that is none. Raises UpstreamFailed."""
         named = self._lookups.named(asked)
-        if named is not None and self._send_named(request, asked, named):
+        if named is not None and self._send_named(request, asked, me, named):
             return None
         heard = await self._lookups.run(b"HEAD", asked, me)
-        if heard.entry is not None and await self._serve(request, asked, heard.entry, REVALIDATED):
+        if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
             return None
         if heard.requester != me:
-            if heard.entry is not None and self._send_named(request, asked, heard.entry):
+            if heard.entry is not None and self._send_named(request, asked, me, heard.entry):
                 return None
             heard = await self._lookups.run_for(b"HEAD", asked, me)
         assert heard.answer is not None
@@ -182,9 +184,9 @@ class Tags:
         heard.answer.send(request, FORWARDED)
         return None
 
-    def _send_named(self, request: Request, asked: Asked, named: TagEntry) -> bool:
+    def _send_named(self, request: Request, asked: Asked, me: Requester, named: TagEntry) -> bool:
         """Answer a HEAD of what is not here; False when the client has not been seen to read the repository."""
-        if named.size is None or not self._registry.is_proved(request, asked.repository):
+        if named.size is None or not self._registry.is_proved(me, asked.repository):
             return False
         headers = [*describe(named.digest), self._age(named), HIT]
         if not request.gone and not not_modified(request, named.digest, headers):
@@ -199,17 +201,17 @@ class Tags:
         registry = self._registry
         if use is TagUse.REVALIDATE:
             heard = await self._lookups.run(b"HEAD", asked, me)
-            if heard.entry is not None and await self._serve(request, asked, heard.entry, REVALIDATED):
+            if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
                 return None
             if heard.has_failed and spare is not None:
                 return heard.answer
         if spare is not None and registry.governor.spares(me.proof, b"GET", registry.shared.now()):
             log.info("few pulls are left, {what} is served as it was", what=str(asked))
-            if await self._serve(request, asked, spare, IN_NEED):
+            if await self._serve(request, asked, me, spare, IN_NEED):
                 return None
         heard = await self._lookups.run(b"GET", asked, me)
         if heard.requester != me or heard.answer is None:
-            if heard.entry is not None and await self._serve(request, asked, heard.entry, REVALIDATED):
+            if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
                 return None
             heard = await self._lookups.run_for(b"GET", asked, me)
         assert heard.answer is not None
