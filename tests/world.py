@@ -213,7 +213,7 @@ class World:
         return sorted(path.name for path in (self.directory / "store/partial").rglob("*") if path.is_file())
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait, a turn of the reactor at a time, for something that other threads or sockets bring about."""
     deadline = reactor.seconds() + seconds
     while not condition():
