@@ -54,6 +54,14 @@ async def test_a_list_is_kept_for_tag_ttl(tmp_path: Path, monkeypatch: pytest.Mo
         assert world.registry.requests.count("GET", "/referrers/") == 3
 
 
+async def test_the_query_goes_upstream_byte_for_byte(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        target = signed(world) + "?artifactType=a%2Fb%20c&x=+"
+        assert count(await world.client().get(target)) == 0
+        (request,) = world.registry.requests.matching("GET", "/referrers/")
+        assert request.line == f"GET {target}"
+
+
 async def test_upstream_failing_leaves_the_old_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wall = Wall(monkeypatch)
     async with running(tmp_path, settings='tag_ttl = "10m"\nmax_stale = "1d"') as world:
