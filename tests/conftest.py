@@ -33,6 +33,8 @@ GRACE = 0.25
 """Seconds that sockets (never delayed calls) get beyond that, for TLS and the kernel on a busy machine."""
 STEP = 0.01
 """Seconds between looks during the grace."""
+LONG = 40
+"""Characters of a parameter that a test can still be called by."""
 
 # how long anything takes says more of the machine than of the code
 settings.register_profile("regcachd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,6 +59,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         function = hypothesis.inner_test
     if inspect.iscoroutinefunction(function):
         pytest_twisted.ensureDeferred(function)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long texts have no place in a test's name, least of all keys and hashes that are new in each process."""
+    return argname if isinstance(val, str | bytes) and len(val) > LONG else None
 
 
 @pytest.fixture(scope="session", autouse=True)

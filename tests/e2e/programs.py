@@ -72,7 +72,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Look at `condition` until it holds; ProgramError says `what` was waited for when `seconds` are over."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -120,7 +120,7 @@ class Server:
         """Everything it has printed so far."""
         return self.log.read_text(errors="replace")
 
-    def wait_until_ready(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait_until_ready(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait for `condition`; ProgramError with the log when the process ends first or takes too long."""
 
         def ready() -> bool:
