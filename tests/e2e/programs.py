@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -65,11 +67,17 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """
+    A TCP port of 127.0.0.1 that nobody listens on just now.
+
+    It is not one of those that the kernel gives away by itself, to tests that run at the same time.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(lowest // 2, lowest)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
@@ -142,7 +150,7 @@ class Server:
             self.process.terminate()
         self._told_to_stop = True
 
-    def stop(self, patience: float = 15.0) -> int:
+    def stop(self, patience: float = 60.0) -> int:
         """
         Tell it to stop, wait at most `patience` seconds, then SIGKILL; gives the exit status.
 
