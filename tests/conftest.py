@@ -66,13 +66,11 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, str | bytes) and len(val) > LONG else None
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cheap_collections() -> Iterator[None]:
-    """Set aside what is loaded already, so that collecting one test's garbage takes a millisecond or two."""
+@pytest.fixture(scope="module", autouse=True)
+def _cheap_collections() -> None:
+    """Set aside what is there already, so that collecting one test's garbage takes a millisecond or two."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
