@@ -198,7 +198,7 @@ async def test_clients_of_a_verified_fill_are_served_while_it_is_being_committed
 
     def slow(fd: int) -> None:
         begun.set()
-        gate.wait(20)
+        gate.wait(60)
         fsync(fd)
 
     async with running(tmp_path) as world:

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 
+from regcachd import frontdoor
 from regcachd.certificates import PkiError
 from regcachd.frontdoor import FrontDoor
 from regcachd.schema import Limits
@@ -34,8 +35,9 @@ Start = Callable[..., Awaitable[World]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """A function that starts a daemon in front of a registry with one image of one layer."""
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """A function that starts a daemon in front of a registry with one image of one layer; the test itself sweeps."""
+    monkeypatch.setattr(frontdoor, "SWEEP", 3600.0)
     worlds: list[World] = []
 
     async def begin(**settings: Any) -> World:
@@ -347,7 +349,7 @@ async def test_slow_first_head(start: Start) -> None:
     world = await start()
     client = dial(world.port)
     client.sendall(b"GET / HTTP/1.1\r\nX")
-    await until(lambda: world.service.door.connections == 1)
+    await until(lambda: any(transport.protocol.reading for transport in world.service.door._seen))
     sweep_in(world.service.door, 29)
     client.sendall(b"-")
     sweep_in(world.service.door, 31)
@@ -486,7 +488,7 @@ async def test_stopping_does_not_wait_for_ever(start: Start) -> None:
     await until(lambda: any(transport.blocked for transport in world.service.door._seen))
     began = time.monotonic()
     await world.service.stopService()
-    assert 0.2 <= time.monotonic() - began < 3
+    assert 0.15 < time.monotonic() - began < 10
     client.close()
 
 

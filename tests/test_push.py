@@ -285,12 +285,12 @@ async def test_a_slow_upstream_slows_the_client(tmp_path: Path) -> None:
 
 async def test_a_client_that_takes_its_time(tmp_path: Path) -> None:
     """Upstream's timeout is not for the client's pauses."""
-    async with pushing(tmp_path, 'allow_push = true\ntimeout = "100ms"') as place:
+    async with pushing(tmp_path, 'allow_push = true\ntimeout = "400ms"') as place:
 
         def client() -> int:
             talk = place.talk()
             talk.send(head("PATCH", UPLOAD, "Content-Length: 10") + b"hello")
-            select.select([talk.connection], [], [], 0.4)
+            select.select([talk.connection], [], [], 0.8)
             talk.send(b"world")
             return talk.reply("PATCH").status
 
@@ -306,7 +306,7 @@ async def test_a_client_that_takes_its_time(tmp_path: Path) -> None:
 
 async def test_an_upstream_that_does_not_answer_an_upload(tmp_path: Path) -> None:
     """Once all has been sent its timeout counts."""
-    async with pushing(tmp_path, 'allow_push = true\ntimeout = "100ms"') as place:
+    async with pushing(tmp_path, 'allow_push = true\ntimeout = "400ms"') as place:
 
         def client() -> Reply:
             talk = place.talk()
@@ -707,7 +707,7 @@ async def test_a_write_that_was_never_sent_changes_nothing(tmp_path: Path) -> No
 
 async def test_clients_that_leave_do_not_make_a_registry_unreachable(tmp_path: Path) -> None:
     """Nor do uploads on which it closes, or over which it broods: others can be served meanwhile."""
-    async with pushing(tmp_path, 'allow_push = true\ntimeout = "100ms"') as place:
+    async with pushing(tmp_path, 'allow_push = true\ntimeout = "400ms"') as place:
 
         def left() -> None:
             talk = place.talk()

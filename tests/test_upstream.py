@@ -605,10 +605,10 @@ async def test_a_handshake_that_does_not_end_is_given_up(here: Surroundings) -> 
         """Accepts, and says nothing."""
 
     silent = reactor.listenTCP(0, Factory.forProtocol(Silent), interface="127.0.0.1")
-    upstream = here.upstream(f"https://127.0.0.1:{silent.getHost().port}", connect_timeout=0.1)
+    upstream = here.upstream(f"https://127.0.0.1:{silent.getHost().port}", connect_timeout=0.4)
     error = await failure(read(upstream))
     assert error.status == 504
-    assert "no TLS with registry.test within 0.1 s" in str(error)
+    assert "no TLS with registry.test within 0.4 s" in str(error)
     await silent.stopListening()
 
 
@@ -623,7 +623,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up(here: Surroundi
         filler.setblocking(False)
         filler.connect_ex(full.getsockname())
         fillers.append(filler)
-    upstream = here.upstream(f"http://127.0.0.1:{full.getsockname()[1]}", connect_timeout=0.1)
+    upstream = here.upstream(f"http://127.0.0.1:{full.getsockname()[1]}", connect_timeout=0.4)
     error = await failure(read(upstream))
     assert error.status == 504
     assert "cannot be reached" in str(error)

@@ -341,3 +341,12 @@ async def pause(seconds: float) -> None:
     done: Deferred[None] = Deferred()
     reactor.callLater(seconds, done.callback, None)
     await done
+
+
+async def standstill(count: Callable[[], int], seconds: float = 0.7) -> int:
+    """Wait until this has been the same for so long; returns it."""
+    while True:
+        before = count()
+        await pause(seconds)
+        if count() == before:
+            return before

@@ -53,7 +53,7 @@ class Client:
         if self._connection is None:
             context = ssl.create_default_context(cadata=self.ca)
             self._connection = http.client.HTTPSConnection(
-                "127.0.0.1", self.port, context=context, timeout=20
+                "127.0.0.1", self.port, context=context, timeout=60
             )
             self._connection.set_tunnel(self.host, self.tunnel_port, self.tunnel_headers)
         return self._connection
@@ -223,7 +223,7 @@ async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 def raw(port: int, data: bytes, *, end: bool = False) -> bytes:
     """Send bytes to the daemon's port and return everything it answers until it closes. Blocking."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         try:
             connection.sendall(data)
             if end:

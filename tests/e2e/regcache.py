@@ -121,7 +121,7 @@ class Daemon:
         status = Path(f"/proc/{self.server.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
-    def stop(self, patience: float = 15.0) -> None:
+    def stop(self, patience: float = 60.0) -> None:
         """
         SIGTERM; ProgramError unless it ends cleanly within `patience` seconds and left no traceback in
         its log.
