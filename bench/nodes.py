@@ -31,14 +31,18 @@ PATIENCE = 120.0
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
-Wait = tuple[int, int]
-"""A descriptor, and selectors.EVENT_READ or EVENT_WRITE."""
+Wait = tuple["Wire", int]
+"""A connection, and selectors.EVENT_READ or EVENT_WRITE."""
 Steps = Generator[Wait, None, None]
 """Work that yields what it waits for."""
 Taker = Callable[[memoryview], object]
 
 _buffer = memoryview(bytearray(64 * 1024))
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+
+
+def _ignore(data: memoryview) -> None:
+    """The body says nothing more than the head."""
 
 
 class NodeFailed(Exception):
@@ -74,7 +78,7 @@ class Wire:
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         error = self.socket.connect_ex(("127.0.0.1", self.front.port))
-        yield self.socket.fileno(), selectors.EVENT_WRITE
+        yield self, selectors.EVENT_WRITE
         if error := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise NodeFailed(f"no connection: {error}")
         name = self.front.registry
@@ -91,9 +95,9 @@ class Wire:
                 self.socket.do_handshake()
                 return
             except ssl.SSLWantReadError:
-                yield self.socket.fileno(), selectors.EVENT_READ
+                yield self, selectors.EVENT_READ
             except ssl.SSLWantWriteError:
-                yield self.socket.fileno(), selectors.EVENT_WRITE
+                yield self, selectors.EVENT_WRITE
 
     def ask(self, method: str, target: str, take: Taker, token: str = "", accept: str = "*/*") -> Steps:
         """One request; `take` gets the body of the response piece by piece."""
@@ -111,7 +115,7 @@ class Wire:
                 count = self.socket.recv_into(_buffer)
             except ssl.SSLWantReadError:
                 turn = TURN
-                yield self.socket.fileno(), selectors.EVENT_READ
+                yield self, selectors.EVENT_READ
                 continue
             if not count:
                 raise NodeFailed(f"{target} ended {left} of {length} bytes early")
@@ -120,7 +124,7 @@ class Wire:
             turn -= count
             if turn <= 0:
                 turn = TURN
-                yield self.socket.fileno(), selectors.EVENT_READ
+                yield self, selectors.EVENT_READ
         if left:
             raise NodeFailed(f"{target} has {-left} bytes too many")
 
@@ -131,7 +135,7 @@ class Wire:
             try:
                 piece = self.socket.recv(65536)
             except (BlockingIOError, ssl.SSLWantReadError):
-                yield self.socket.fileno(), selectors.EVENT_READ
+                yield self, selectors.EVENT_READ
                 continue
             if not piece:
                 raise NodeFailed(f"the connection ended within a head: {data!r}")
@@ -160,6 +164,8 @@ class Node:
     thorough: bool = True
     leaves_after: int | None = None
     """Bytes of a layer after which it goes away."""
+    only_small: bool = False
+    """Does it get nothing but what is small, over a new connection for each request, as skopeo and dockerd do?"""
     began: float = 0.0
     first_byte: float | None = None
     """Of a layer."""
@@ -179,13 +185,13 @@ class Node:
     def pull(self) -> Steps:
         """All up to the layers."""
         self.began = time.monotonic()
-        wire = yield from self._wire()
-        yield from self._prepare(wire)
-        index = yield from self._manifest(wire, self._named, INDEX)
-        manifest = yield from self._manifest(wire, index["manifests"][0]["digest"], MANIFEST)
-        config = yield from self._whole(wire, self._path("blobs", manifest["config"]["digest"]))
-        self._check(config, manifest["config"]["digest"])
-        self._layers.extend(manifest["layers"])
+        yield from self._prepare()
+        index = yield from self._manifest(self._named, INDEX)
+        manifest = yield from self._manifest(index["manifests"][0]["digest"], MANIFEST)
+        config = manifest["config"]["digest"]
+        self._check((yield from self._whole(self._path("blobs", config))), config)
+        if not self.only_small:
+            self._layers.extend(manifest["layers"])
 
     def lane(self, number: int) -> Steps:
         """Layers, one after the other, while there are any."""
@@ -219,34 +225,45 @@ class Node:
         yield from wire.open()
         return wire
 
-    def _prepare(self, wire: Wire) -> Steps:
+    def _prepare(self) -> Steps:
         """The ping, the token, and what the tag names."""
-        yield from wire.ask("GET", "/v2/", _ignore)
+        wire = yield from self._ask("GET", "/v2/")
         if wire.status == 401:
             parameters = dict(_PARAMETER.findall(wire.headers["www-authenticate"]))
             path = "/" + parameters["realm"].partition("://")[2].partition("/")[2]
             query = f"?service={parameters['service']}&scope=repository:{self.repository}:pull"
-            self._token = json.loads((yield from self._whole(wire, path + query)))["token"]
+            self._token = json.loads((yield from self._whole(path + query)))["token"]
         elif wire.status != 200:
             raise NodeFailed(f"the ping was answered with {wire.status}")
-        accept = f"{INDEX}, {MANIFEST}"
-        yield from wire.ask("HEAD", self._path("manifests", self.tag), _ignore, self._token, accept)
+        path = self._path("manifests", self.tag)
+        wire = yield from self._ask("HEAD", path, accept=f"{INDEX}, {MANIFEST}")
         if wire.status != 200:
             raise NodeFailed(f"the tag was answered with {wire.status}")
         self._named = wire.headers["docker-content-digest"]
 
-    def _manifest(self, wire: Wire, digest: str, accept: str) -> Generator[Wait, None, dict[str, Any]]:
-        data = yield from self._whole(wire, self._path("manifests", digest), accept)
+    def _manifest(self, digest: str, accept: str) -> Generator[Wait, None, dict[str, Any]]:
+        data = yield from self._whole(self._path("manifests", digest), accept)
         self._check(data, digest)
         found: dict[str, Any] = json.loads(data)
         return found
 
-    def _whole(self, wire: Wire, path: str, accept: str = "*/*") -> Generator[Wait, None, bytes]:
+    def _whole(self, path: str, accept: str = "*/*") -> Generator[Wait, None, bytes]:
         data = bytearray()
-        yield from wire.ask("GET", path, data.extend, self._token, accept)
+        wire = yield from self._ask("GET", path, data.extend, accept)
         if wire.status != 200:
             raise NodeFailed(f"{path} was answered with {wire.status}: {bytes(data)!r}")
         return bytes(data)
+
+    def _ask(
+        self, method: str, path: str, take: Taker = _ignore, accept: str = "*/*"
+    ) -> Generator[Wait, None, Wire]:
+        """One small request over the first connection, or over a new one."""
+        if self.only_small:
+            self.leave()
+            self.wires.clear()
+        wire = self.wires[0] if self.wires else (yield from self._wire())
+        yield from wire.ask(method, path, take, self._token, accept)
+        return wire
 
     def _layer(self, wire: Wire, layer: dict[str, Any]) -> Steps:
         size, digest, said = 0, hashlib.sha256() if self.thorough else None, b""
@@ -302,6 +319,7 @@ class _Task:
     steps: Steps
     is_lane: bool
     wait: Wait | None = None
+    fd: int = -1
 
 
 @define(eq=False)
@@ -340,15 +358,21 @@ class _Crew:
             node.failure = repr(error)
             self._end(task)
         else:
-            if task.wait is None:
-                self._selector.register(wait[0], wait[1], task)
-            elif wait != task.wait:
-                self._selector.modify(wait[0], wait[1], task)
-            task.wait = wait
+            if wait != task.wait:
+                self._wait(task, *wait)
+
+    def _wait(self, task: _Task, wire: Wire, event: int) -> None:
+        if task.wait is not None and task.wait[0] is wire:
+            self._selector.modify(task.fd, event, task)
+        else:
+            self._forget(task)
+            task.fd = wire.socket.fileno()
+            self._selector.register(task.fd, event, task)
+        task.wait = wire, event
 
     def _forget(self, task: _Task) -> None:
         if task.wait is not None:
-            self._selector.unregister(task.wait[0])
+            self._selector.unregister(task.fd)
             task.wait = None
 
     def _end(self, task: _Task) -> None:
@@ -357,7 +381,3 @@ class _Crew:
             if key.data.node is task.node:
                 self._selector.unregister(key.fd)
         task.node.leave()
-
-
-def _ignore(data: memoryview) -> None:
-    """The body says nothing more than the head."""
