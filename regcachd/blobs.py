@@ -6,7 +6,7 @@ from twisted.logger import Logger
 from .access import Word
 from .delivery import Delivery, check_empty, describe
 from .fills import Followed, NotGiven, Started, Stored
-from .growing import FillFailed
+from .growing import FillFailed, Growing
 from .http1 import Response
 from .passing import pass_whole
 from .reference import Digest, Repository
@@ -172,8 +172,13 @@ class Blobs:
     async def _open(self, source: UpstreamSource) -> _Opening:
         registry = self._registry
         requester, repository, asked = source.requester, source.repository, registry.shared.now()
+
+        def given(growing: Growing) -> None:
+            registry.heard(requester, repository, Word.YES, asked)
+            registry.promise(repository, growing)
+
         try:
-            opened = await registry.shared.fills.open(source.digest, source, registry.fill_settings)
+            opened = await registry.shared.fills.open(source.digest, source, registry.fill_settings, given)
         except OSError as error:
             registry.shared.trouble.report(error)
             return _Unstored()
@@ -184,9 +189,6 @@ class Blobs:
             answer = await captured(opened.response)
             registry.heard_status(requester, repository, answer, asked)
             return _Refused(repository, requester, answer)
-        if isinstance(opened, Started):
-            registry.heard(requester, repository, Word.YES, asked)
-            registry.link(repository, source.digest)
         return opened
 
     async def _pass(self, request: Request, source: UpstreamSource) -> None:

@@ -22,6 +22,9 @@ from twisted.python.failure import Failure
 from .errors import RegcachdError
 
 _NO_IPV6 = (EAFNOSUPPORT, EADDRNOTAVAIL)
+_BACKLOG = 1024
+"""Connections that wait to be accepted. Twisted's 50 are few for a cluster that begins a job: those for whom there is
+no room try again after a second."""
 
 
 class CannotListen(RegcachdError):
@@ -70,12 +73,14 @@ def _bind(reactor: Any, description: str, factory: Factory) -> Any:
         raise CannotListen(
             f"listen: {description!r} is not a TCP or Unix endpoint; use dual:, tcp:, systemd: or unix:"
         )
+    if description.startswith(("tcp:", "tcp6:", "unix:")) and ":backlog=" not in description:
+        ports[0].socket.listen(_BACKLOG)
     return ports[0]
 
 
 def _bind_dual(reactor: Any, number: int, factory: Factory) -> Any:
     """A port for IPv6 and IPv4, or for IPv4 where the machine has no IPv6. Raises CannotListenError."""
-    port: TCPPort = DualPort(number, factory, 1024, "::", reactor)
+    port: TCPPort = DualPort(number, factory, _BACKLOG, "::", reactor)
     try:
         port.startListening()
     except CannotListenError as error:
@@ -83,7 +88,7 @@ def _bind_dual(reactor: Any, number: int, factory: Factory) -> Any:
             raise
     else:
         return port
-    port = TCPPort(number, factory, 1024, "", reactor)
+    port = TCPPort(number, factory, _BACKLOG, "", reactor)
     port.startListening()
     return port
 

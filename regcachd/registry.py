@@ -20,6 +20,7 @@ from .evidence import Credential, Private, Proofs
 from .fills import Fills, Settings
 from .freshness import essence
 from .governor import Governor
+from .growing import Growing
 from .http1 import Response, UpstreamFailed
 from .index import Index
 from .patience import Patience
@@ -190,10 +191,18 @@ class CachedRegistry:
 
     def link(self, repository: Repository, digest: Digest) -> None:
         """Upstream gives this digest from this repository. While a fill is under way that is only a promise."""
-        index, growing = self.shared.index, self.shared.fills.get(digest)
-        if growing is not None and not growing.is_verified and not index.linked(repository, digest):
+        growing = self.shared.fills.get(digest)
+        if growing is not None and not growing.is_verified:
+            self.promise(repository, growing)
+        else:
+            self.shared.index.link(repository, digest)
+
+    def promise(self, repository: Repository, growing: Growing) -> None:
+        """Upstream has begun to give what grows there from this repository."""
+        index = self.shared.index
+        if not index.linked(repository, growing.digest):
             growing.links.add(repository)
-        index.link(repository, digest)
+        index.link(repository, growing.digest)
 
     # -- the rule
 

@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThread
 from regcachd.authentication import find_plugins, kinds_of
 from regcachd.care import Care
 from regcachd.config import Sources, parse_config
+from regcachd.evidence import kept_key
 from regcachd.guard import Rule, anywhere
 from regcachd.inheritance import Inheritance, Secrets
 from regcachd.listening import bind
@@ -152,7 +153,10 @@ class World:
         )
         inheritance = None
         if self.is_second:
-            inheritance = Inheritance(2, of=2, sockets=0, reactor="", sources=Sources(), secrets=Secrets())
+            key = kept_key(self.directory / "state/proofs.key")
+            inheritance = Inheritance(
+                2, of=2, sockets=0, reactor="", sources=Sources(), secrets=Secrets(proofs=key)
+            )
         self.service = RegcacheService(reactor, config, self.tunnel_rule, inheritance=inheritance)
         if inheritance is not None:
             self.service.privilegedStartService()
@@ -182,8 +186,8 @@ class World:
         self.start_daemon()
 
     def second(self) -> "World":
-        """Another one of the daemon's workers, which leaves the care of the store to this one. It has a port and keys
-        of its own."""
+        """Another one of the daemon's workers, which leaves the care of the store to this one. It has a port and
+        TLS tickets of its own."""
         other = World(
             self.directory,
             self.registry,
