@@ -110,8 +110,16 @@ class Upstream:
     @property
     def unreachable_since(self) -> float | None:
         """Since when, by the reactor's clock, the registry is known not to be reachable; None if it may be."""
+        unreachable = self.unreachable
+        return None if unreachable is None else unreachable.since
+
+    @property
+    def unreachable(self) -> Unreachable | None:
+        """What those are told who ask while the registry is known not to be reachable."""
         breaker = self._breakers.get(self._home)
-        return breaker.since if breaker is not None and breaker.is_open else None
+        if breaker is None or not breaker.is_open:
+            return None
+        return self._unreachable(self._home, breaker, self._reactor.seconds())
 
     @property
     def outage(self) -> Unreachable | None:
