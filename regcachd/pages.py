@@ -1,5 +1,6 @@
 """The daemon's own pages: what this is, the CA to trust, and whether it is well."""
 
+from collections.abc import Callable
 from html import escape
 
 from attrs import frozen
@@ -44,6 +45,8 @@ class Pages:
     registries: tuple[str, ...]
     trouble: Trouble
     store: Store
+    unreachable: Callable[[], list[str]]
+    """Which registries cannot be reached, as far as this process has found out, each in a sentence."""
     users: ProxyUsers | None = None
 
     async def respond(self, request: Request) -> None:
@@ -68,7 +71,8 @@ class Pages:
                 what is None and not self.store.is_writable()
             ):  # another worker may have noticed, or nobody yet
                 what = f"the store {self.store.path} is not there, or cannot be written to"
-            _text(request, 200, "ok" if what is None else f"ok, but nothing is cached: {what}")
+            lines = ["ok" if what is None else f"ok, but nothing is cached: {what}", *self.unreachable()]
+            _text(request, 200, "\n".join(lines))
         else:
             _text(request, 404, "no such page; / says what this is")
 

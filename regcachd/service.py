@@ -172,7 +172,14 @@ class RegcacheService(Service):
         }
         self._checkers = DiskThreads(reactor, "regcachd-check", CHECKERS)
         self._users = self._proxy_users()
-        self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble, store, self._users)
+        self._pages = Pages(
+            self.ca,
+            tuple(sorted(config.registries)),
+            self._trouble,
+            store,
+            lambda: [str(each.unreachable) for each in self._upstreams.values() if each.unreachable],
+            self._users,
+        )
         self._contexts = LeafContexts(
             self.ca,
             utc_now,

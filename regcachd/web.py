@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 log = Logger()
 
 JSON = b"application/json"
-_REASONS = {421: b"Misdirected Request"}
-"""Reason phrases that Twisted does not know."""
+_REASONS = {**http.RESPONSES, 421: b"Misdirected Request"}
+"""Reason phrases; the latter Twisted does not know."""
+LONGEST_REASON = 250
+"""Bytes of a reason phrase."""
 
 MOST_BODY = 1024 * 1024
 """Bytes of a request body that is read before the request is answered: token requests are the largest."""
@@ -46,6 +48,7 @@ class Request(http.Request):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._gone_calls: list[Callable[[], None]] = []
+        self._reason = b""
 
     def handleContentChunk(self, data: bytes) -> None:
         if self.upload is not None:
@@ -144,7 +147,7 @@ class Request(http.Request):
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> None:
         """Send the head. With `length` None the body is chunked, or ends with the connection for HTTP/1.0."""
-        self.setResponseCode(status, _REASONS.get(status))
+        self.setResponseCode(status, self._reason or _REASONS.get(status))
         add = self.responseHeaders.addRawHeader
         for name, value in headers:
             add(name, value)
@@ -176,7 +179,12 @@ class Request(http.Request):
     def answer_error(
         self, status: int, code: str, message: str, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
-        """Send an error as the OCI distribution spec says ("Error codes")."""
+        """Send an error as the OCI distribution spec says ("Error codes").
+
+        Of a 5xx, docker, containerd, podman and skopeo show the status line alone, so the message is there, too.
+        """
+        if status >= 500:
+            self._reason = reason_of(status, message)
         self.answer(status, [(b"Content-Type", JSON), *headers], error_body(code, message))
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
@@ -194,6 +202,12 @@ class Request(http.Request):
         """Close the connection before the last byte: the client must not take what it has for the whole."""
         if not self.gone:
             self.channel.transport.abortConnection()
+
+
+def reason_of(status: int, message: str) -> bytes:
+    """A reason phrase (RFC 9112 section 4) that tells a person why."""
+    told = "".join(each if " " <= each <= "~" else "?" for each in message)
+    return (_REASONS.get(status, b"Error") + b": " + told.encode())[:LONGEST_REASON]
 
 
 def error_body(code: str, message: str) -> bytes:

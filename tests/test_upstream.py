@@ -565,6 +565,21 @@ async def test_a_name_that_does_not_exist_is_a_502(here: Surroundings) -> None:
     assert "nowhere.invalid" in str(error)
 
 
+async def test_name_servers_that_say_nothing_are_given_up(
+    here: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regcachd.dial.LATE", 0.05)
+    upstream = here.upstream("http://nowhere.invalid", connect_timeout=0.1)
+    upstream._dialer._reactor = mute = Mute()
+    error = await failure(read(upstream))
+    assert error.status == 504
+    assert str(error) == (
+        "registry.test cannot be reached: no name server says what its address is (nowhere.invalid)"
+    )
+    assert upstream.outage is not None
+    mute.waiting[0].resolutionComplete()  # and what comes later does no harm
+
+
 class Nameless(Resolving):
     """A resolver that finds nothing."""
 
@@ -574,6 +589,19 @@ class Nameless(Resolving):
     def resolveHostName(self, receiver: Any, host: str, portNumber: int = 0, **how: Any) -> Any:
         receiver.resolutionBegan(self)
         receiver.resolutionComplete()
+        return receiver
+
+
+class Mute(Resolving):
+    """A resolver that does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.waiting: list[Any] = []
+
+    def resolveHostName(self, receiver: Any, host: str, portNumber: int = 0, **how: Any) -> Any:
+        receiver.resolutionBegan(self)
+        self.waiting.append(receiver)
         return receiver
 
 

@@ -47,6 +47,7 @@ class Daemon:
         settings: str = "",
         store: str = "",
         registry: str = "",
+        hosts: Path | None = None,
     ) -> Daemon:
         """
         Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
@@ -71,7 +72,7 @@ class Daemon:
         )
         server = Server.start(
             "twistd regcache",
-            [*twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
+            [*_with_names_of(hosts), *twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
             environment(directory / "home", PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1", PYTHONNOUSERSITE="1"),
             directory / "regcachd.log",
         )
@@ -153,3 +154,13 @@ def twistd() -> list[str | Path]:
         "-c",
         "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()",
     ]
+
+
+def _with_names_of(hosts: Path | None) -> list[str | Path]:
+    """Runs a command in a mount namespace where a file is in the place of /etc/hosts, and no name server answers."""
+    if hosts is None:
+        return []
+    nobody = hosts.with_name("resolv.conf")
+    nobody.write_text("nameserver 127.0.0.66\n")
+    mounted = 'mount --bind "$0" /etc/hosts && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+    return ["unshare", "--mount", "--map-root-user", "sh", "-c", mounted, hosts, nobody]
