@@ -83,4 +83,4 @@ def test_a_page_is_understood_without_a_warning(pages: Path, page: str) -> None:
 def test_the_package_has_the_version_of_the_daemon() -> None:
     from regcachd import __version__
 
-    assert (TREE / "debian" / "changelog").read_text().startswith(f"regcachd ({__version__})")
+    assert (TREE / "debian" / "changelog").read_text().startswith(f"regcachd ({__version__}")
