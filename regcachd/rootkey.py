@@ -62,7 +62,9 @@ def keep(config: Config, group: int) -> None:
         return
     state = Path(config.state)
     directory = state / DIRECTORY
-    state.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not state.exists():
+        state.mkdir(parents=True)
+        state.chmod(0o755)  # whatever the umask says: the daemon has to get through
     for path in (state, directory):
         _own(path)
     open_configured_ca(config)

@@ -25,9 +25,15 @@ def modes(directory: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
 
 
-def test_the_group_gets_the_issuing_key_and_not_the_root_s(config: Config) -> None:
-    keep(config, GROUP)
+@pytest.mark.parametrize("umask", [0o027, 0o077])
+def test_the_group_gets_the_issuing_key_and_not_the_root_s(config: Config, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        keep(config, GROUP)
+    finally:
+        os.umask(before)
     directory = Path(config.state) / "ca"
+    assert stat.S_IMODE(directory.parent.stat().st_mode) == 0o755
     assert modes(directory) == FILES
     assert stat.S_IMODE(directory.stat().st_mode) == 0o750
 
