@@ -13,7 +13,7 @@ from .notify import ServiceManager
 
 PROMPT = 0.1
 """Seconds between beats until the daemon serves."""
-CALM = 10.0
+CALM = 1.0
 """The most seconds between beats from then on."""
 MARGIN = 5.0
 """Seconds that stopping may take beyond what the daemon itself expects."""

@@ -72,12 +72,11 @@ def test_no_mark_of_a_source_is_left(pages: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
-@pytest.mark.parametrize("page", ["regcachd.8", "regcachctl.1", "regcachd.toml.5"])
-def test_a_page_is_understood_without_a_warning(pages: Path, page: str) -> None:
-    told = subprocess.run(
-        ["groff", "-man", "-Tutf8", "-ww", "-z", pages / page], capture_output=True, text=True, check=True
-    )
-    assert told.stderr == ""
+def test_a_page_is_understood_without_a_warning(pages: Path) -> None:
+    for page in pages.iterdir():
+        command = ["groff", "-man", "-Tutf8", "-ww", "-z", page]
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert told.stderr == "", page.name
 
 
 def test_the_package_has_the_version_of_the_daemon() -> None:
