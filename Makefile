@@ -17,7 +17,7 @@ help:
 	@echo "make test        run all tests, with real registries and clients (installs Debian packages when missing)"
 	@echo "make test-units  run the tests that need no other program, on PyPI's newest packages alone"
 	@echo "make test-ktls   run the tests of kernel TLS under Debian's kernel in qemu (downloads it and a Debian root once)"
-	@echo "make test-package  build the Debian packages and try them in a booted container (as root; about three minutes)"
+	@echo "make test-package  build the Debian packages and try them in a booted container (as root; minutes)"
 	@echo "make lint        check style and types"
 	@echo "make bench       measure, next to nginx (prints a table, writes var/bench.json)"
 	@echo "make soak        two minutes of random load: pulls, faults, kills, restarts (prints a table)"
