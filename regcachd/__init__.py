@@ -41,6 +41,8 @@ Clouds     `leases` are credentials that end, and are replaced in time or when `
            `aws`, `google`, `azure` (by `oauth`). `dockerconfig` is docker's file, `programs` runs what it names.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
            It takes `care` of the store. With `workers = 1` there is one process and none of that.
+System     `notify` tells a service manager what `heartbeat` finds; `journal` is the log for systemd's, `refusal` the
+           end of a start that fails. `rootkey` makes the CA of a daemon that may not have the root's key.
 Wiring     `tap` reads options and configuration (`documents`, `config`, `schema`, `values`, `units`, `known`);
            `service` makes everything and is, with `workers`, the only importer of the edges.
 

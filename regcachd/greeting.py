@@ -19,15 +19,15 @@ _TRUST = "curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt && 
 _DROP_IN = "Environment=HTTPS_PROXY={url} under [Service] with `systemctl edit docker`, then restart it"
 
 
+def serving(config: Config, ports: Sequence[Any]) -> str:
+    """What it does, in one line."""
+    return f"listens on {where(ports)} and caches {', '.join(sorted(config.registries))}"
+
+
 def greet(config: Config, ca: CA, ports: Sequence[Any], workers: int) -> None:
     """Say it, and what is wrong with the secrets."""
     report(config)
-    log.info(
-        "regcachd {version} listens on {where} and caches {names}",
-        version=__version__,
-        where=where(ports),
-        names=", ".join(sorted(config.registries)),
-    )
+    log.info("regcachd {version} {serving}", version=__version__, serving=serving(config, ports))
     if workers > 1:
         log.info("{workers} workers share the port and the store", workers=workers)
     log.info("its certificate authority is {path}", path=str(ca.root_path))

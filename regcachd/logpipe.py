@@ -1,6 +1,7 @@
 """One log for all workers: each writes its events into a pipe, the parent gives them to its own log.
 
-An event crosses as one line of JSON with what any log shows: time, level, namespace and text. A worker that writes
+An event crosses as one line of JSON with what any log shows: time, level, namespace and text; and with `serves` where
+the worker says that it does, for the parent to know. A worker that writes
 faster than the parent reads waits, as it would for a slow disk under its log, so no line is lost and the parent
 holds no more than one line of each worker.
 """
@@ -48,6 +49,8 @@ def encode(event: LogEvent) -> bytes:
         "namespace": event.get("log_namespace") or "-",
         "text": text,
     }
+    if event.get("serves"):
+        line["serves"] = True
     return json.dumps(line).encode() + b"\n"
 
 
@@ -60,8 +63,10 @@ def decode(line: bytes, worker: int) -> LogEvent:
         found = json.loads(line)
         level, namespace = LogLevel.levelWithName(found["level"]), str(found["namespace"])
         text, moment = str(found["text"]), float(found["time"])
+        serves = found.get("serves") is True
     except Exception:  # whatever a worker gone wrong may send
         level, namespace, text, moment = LogLevel.warn, "stderr", line.decode(errors="replace"), time.time()
+        serves = False
     return {
         "log_time": moment,
         "log_level": level,
@@ -70,6 +75,7 @@ def decode(line: bytes, worker: int) -> LogEvent:
         "log_format": "{text}",
         "text": text,
         "worker": worker,
+        "serves": serves,
     }
 
 

@@ -42,8 +42,10 @@ from regcachd.certificates import (
 
 __all__ = ["CA", "Leaf", "PkiError", "open_ca"]
 
+DIRECTORY = "ca"
+"""Where the CA is, in the state directory."""
 ISSUING_RENEWAL = timedelta(days=30)
-"""An issuing CA with less than this left is made anew when the CA is opened."""
+"""An issuing CA with less than this left is made anew when the CA is opened by who can."""
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -92,7 +94,8 @@ def open_ca(directory: Path, hosts: Iterable[str], now: datetime, own: tuple[Pat
 
     hosts are the names and IP literals of the configured registries, without ports. Any number of processes
     may open one directory at the same time. The issuing CA is made anew when the hosts changed, when it ends
-    in less than 30 days, and when its files are unusable. The root never is, since clients trust it.
+    in less than 30 days, and when its files are unusable. The root never is, since clients trust it. Who may not
+    read the root's key uses the issuing CA to its end.
 
     own is an operator's CA: the file of its certificate (and, after it, of those up to the root) and that of
     its key. The directory and the hosts are not used then.
@@ -105,12 +108,13 @@ def open_ca(directory: Path, hosts: Iterable[str], now: datetime, own: tuple[Pat
     try:
         with _locked(directory) as lock:
             root, root_key = _open_root(directory, lock, now)
-            issuing = _load_issuing(directory, root, constraints, now)
+            renewal = timedelta(0) if root_key is None else ISSUING_RENEWAL
+            issuing = _load_issuing(directory, root, constraints, now + renewal)
             if issuing is None:
                 if root_key is None:
                     raise PkiError(
                         f"the issuing CA in {directory} must be made anew, and this user may not read"
-                        " root.key in it: start once as the user who may"
+                        " root.key in it: restart the service, or start once as the user who may"
                     )
                 issuing = make_issuing(Pair(root, root_key), constraints, now)
                 _write(directory / "issuing.key", key_pem(issuing.key), 0o600, lock)
@@ -148,15 +152,15 @@ def _open_root(directory: Path, lock: int, now: datetime) -> tuple[x509.Certific
 
 
 def _load_issuing(
-    directory: Path, root: x509.Certificate, constraints: x509.NameConstraints, now: datetime
+    directory: Path, root: x509.Certificate, constraints: x509.NameConstraints, until: datetime
 ) -> Pair | None:
-    """The issuing CA on disk, or None when a new one is due."""
+    """The issuing CA on disk, or None when there is none with these constraints that lasts until then."""
     try:
         certificate = _read_certificates(directory / "issuing.crt")[0]
         key = _read_key(directory / "issuing.key", certificate)
     except (PkiError, FileNotFoundError):
         return None
-    if not is_issued_by(certificate, root) or validity(certificate)[1] - now < ISSUING_RENEWAL:
+    if not is_issued_by(certificate, root) or validity(certificate)[1] < until:
         return None
     return Pair(certificate, key) if _extension(certificate, x509.NameConstraints) == constraints else None
 

@@ -29,7 +29,7 @@ from .eviction import Eviction
 from .evidence import ANONYMOUS, Proofs, kept_key
 from .fills import Fills
 from .frontdoor import FrontDoor
-from .greeting import greet
+from .greeting import greet, serving
 from .growing import Growing
 from .guard import Rule, never_ours
 from .htpasswd import BadUsers
@@ -37,7 +37,7 @@ from .index import TICK, Index
 from .inheritance import FIRST_SOCKET, Inheritance, Secrets
 from .listening import adopt, bind
 from .pages import Pages
-from .pki import CA, PkiError, open_ca
+from .pki import CA, DIRECTORY, PkiError, open_ca
 from .push import is_write
 from .recent import RecentManifests
 from .registry import CachedRegistry, Shared
@@ -61,8 +61,8 @@ RENEWAL = 24 * 3600.0
 """Seconds between looks at the CA."""
 READERS = 8
 """Threads that read cold blobs: as many requests as a disk sorts well."""
-KERNEL_TLS = Path("/proc/net/tls_stat")
-"""Is there where the kernel's module is loaded."""
+KERNEL_TLS = Path("/proc/self/net/tls_stat")
+"""Is there where the kernel's module is loaded; /proc/net is hidden from hardened services."""
 WRITERS = 4
 """Threads that hash and write fills: enough to keep two cores hashing while others wait for the disk."""
 
@@ -76,7 +76,7 @@ def open_configured_ca(config: Config) -> CA:
     """The CA, made if this is the first start. Raises PkiError."""
     hosts = {authority.host for registry in config.registries.values() for authority in registry.intercepted}
     own = None if config.ca is None else (Path(config.ca.certificate), Path(config.ca.key))
-    return open_ca(Path(config.state) / "ca", hosts, utc_now(), own)
+    return open_ca(Path(config.state) / DIRECTORY, hosts, utc_now(), own)
 
 
 def prepare(config: Config) -> CA:
@@ -297,6 +297,21 @@ class RegcacheService(Service):
         wanted = self.config.tls.kernel
         is_working = wanted != "off" and host is not None and kernel_tls.works(self._contexts.for_host(host))
         log.info("{report}", report=kernel_tls.report(wanted, KERNEL_TLS.exists(), is_working))
+
+    # -- for a service manager (heartbeat.py)
+
+    def is_serving(self) -> bool:
+        """Does it accept connections?"""
+        return bool(self.ports)
+
+    def condition(self) -> str:
+        """Its trouble, or what it does."""
+        trouble = self._trouble.what or (self.care and self.care.trouble)
+        return f"trouble: {trouble}" if trouble else serving(self.config, self.ports)
+
+    def patience(self) -> float:
+        """How long responses may take to end."""
+        return self.config.limits.stop_timeout
 
     # -- the end
 

@@ -85,6 +85,7 @@ def run(inheritance: Inheritance) -> None:
             number=inheritance.number,
             of=inheritance.of,
             pid=os.getpid(),
+            serves=True,
         )
 
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

@@ -30,7 +30,7 @@ from .care import Care
 from .checkups import Checkups
 from .config import Config, Sources
 from .errors import RegcachdError
-from .greeting import greet
+from .greeting import greet, serving
 from .index import Index
 from .inheritance import FIRST_SOCKET, Inheritance
 from .listening import bind, withdraw
@@ -77,6 +77,8 @@ class Worker(ProcessProtocol):
         self.place = place
         self.born = born
         self.pid = 0
+        self.serves = False
+        """Has it said that it accepts connections?"""
         self._pipes = {1: Lines(self._log), 2: Lines(self._log)}
 
     def connectionMade(self) -> None:
@@ -85,6 +87,7 @@ class Worker(ProcessProtocol):
 
     def _log(self, line: bytes) -> None:
         event: LogEvent = decode(line, self.place.number)
+        self.serves = self.serves or event["serves"]
         globalLogPublisher(event)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
@@ -181,6 +184,25 @@ class Workers(Service):
             pause=pause,
         )
         place.replacement = self._reactor.callLater(pause, self._fill, place)
+
+    # -- for a service manager (heartbeat.py)
+
+    def is_serving(self) -> bool:
+        """Does a worker accept connections?"""
+        return self._serving() > 0
+
+    def condition(self) -> str:
+        """Its trouble, or what it does."""
+        if self.care.trouble:
+            return f"trouble: {self.care.trouble}"
+        return f"{self._serving()} of {len(self.places)} workers: {serving(self.config, self.ports)}"
+
+    def patience(self) -> float:
+        """How long workers may take to end, and those to die that do not."""
+        return self.config.limits.stop_timeout + 2 * GRACE
+
+    def _serving(self) -> int:
+        return sum(place.worker is not None and place.worker.serves for place in self.places)
 
     # -- the end
 

@@ -207,6 +207,10 @@ class TestOpenedAgain:
         open_ca(tmp_path, HOSTS, NOW)
         with pytest.raises(PkiError, match=r"may not read root\.key"):
             open_ca(tmp_path, ["quay.io"], NOW)
+        nearly_over = open_ca(tmp_path, HOSTS, NOW + 364 * DAY)
+        assert nearly_over.expires > NOW + 364 * DAY
+        with pytest.raises(PkiError, match=r"restart the service"):
+            open_ca(tmp_path, HOSTS, NOW + 366 * DAY)
 
     def test_first_start_cut_short(self, tmp_path: Path) -> None:
         """A root's key with nothing beside it, or a half-written file, is what a crash leaves."""
