@@ -24,8 +24,8 @@ and served from here afterwards. It caches: {registries}.</p>
 <h2>Use it</h2>
 <p>On each node, as root; docker may be {clients} or all:</p>
 <pre>curl {url}/setup/docker | sh</pre>
-<p>That trusts <a href="/ca.crt">this certificate authority</a> and points docker here, shows what it does, and restarts
-nothing. With <code>| sh -s -- --dry-run</code> it only shows. The SHA-256 fingerprint of the certificate authority is<br>
+<p>That trusts <a href="/ca.crt">this certificate authority</a> and points docker here. It says what it does, and
+restarts nothing. With <code>| sh -s -- --dry-run</code> it only says it. The SHA-256 fingerprint is<br>
 <code>{fingerprint}</code></p>
 <p>By hand: trust the certificate authority,</p>
 <pre>curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt
