@@ -7,12 +7,12 @@ import importlib.machinery
 import importlib.util
 import io
 import json
+import os
 import shutil
 import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +43,13 @@ def load_tool() -> ModuleType:
 tool = load_tool()
 
 Tree = dict[str, tuple[str, int, bytes]]
+
+
+def _entry(path: Path) -> tuple[str, int, bytes]:
+    mode = path.lstat().st_mode
+    if path.is_symlink():
+        return "link", mode, os.readlink(path).encode()
+    return ("directory", mode, b"") if path.is_dir() else ("file", mode, path.read_bytes())
 
 
 @frozen
@@ -87,14 +94,7 @@ class Node:
 
     def tree(self) -> Tree:
         """All that is on it."""
-        return {
-            str(path.relative_to(self.root)): (
-                "directory" if path.is_dir() else "file",
-                path.stat().st_mode,
-                path.read_bytes() if path.is_file() else b"",
-            )
-            for path in sorted(self.root.rglob("*"))
-        }
+        return {str(path.relative_to(self.root)): _entry(path) for path in sorted(self.root.rglob("*"))}
 
     def run(self, command: str, *words: str) -> Said:
         """Run a command of the tool in this process."""
@@ -188,7 +188,8 @@ def live_node(directory: Path) -> Node:
         (root / name).mkdir(parents=True)
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / name).symlink_to(f"usr/{name}")
-    for name in ("ssl", "ca-certificates", "alternatives"):
+    (root / "etc/ca-certificates/update.d").mkdir(parents=True)  # without hooks, such as that of Java
+    for name in ("ssl", "alternatives"):
         shutil.copytree(f"/etc/{name}", root / "etc" / name, symlinks=True)
     for name in ("ca-certificates.conf", "ld.so.cache", "passwd", "group"):
         shutil.copy(f"/etc/{name}", root / "etc" / name)
@@ -206,11 +207,6 @@ def run_live(node: Node, *command: str, stdin: bytes = b"") -> Said:
         capture_output=True,
         check=False,
         timeout=60,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp"},
+        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp"},
     )
     return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-def walk(text: str) -> Iterator[str]:
-    """The lines of a text that are not comments."""
-    return (line for line in text.splitlines() if line and not line.startswith("#"))
