@@ -329,6 +329,12 @@ def test_what_is_installed_is_configured(node: Node, head: Head) -> None:
     assert "--only apptainer" in said.out
 
 
+def test_what_is_excepted_is_not(node: Node, head: Head) -> None:
+    node.install("enroot", "dockerd").run("setup", *head.words, "--except", "docker")
+    assert node.path("/etc/enroot/enroot.conf.d/regcachd.conf").exists()
+    assert not node.path(DROP_IN).exists()
+
+
 def test_no_client_at_all(node: Node, head: Head) -> None:
     """The CA is installed: what comes later needs it."""
     said = node.run("setup", *head.words)
@@ -671,7 +677,7 @@ def test_status_says_what_is_missing(node: Node, head: Head) -> None:
     assert f"ok  docker goes through {head.url}" in said.out
     assert "??  apptainer is installed, but not configured" in said.out
     node.install("enroot")
-    assert "NO  enroot is installed, but not configured" in node.run("status").out
+    assert "??  enroot is installed, but not configured" in node.run("status").out
     node.path(DROP_IN).unlink()
     assert f"NO  docker: {DROP_IN} is gone or changed" in node.run("status").out
     node.path(ANCHOR).unlink()
