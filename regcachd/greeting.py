@@ -35,3 +35,4 @@ def greet(config: Config, ca: CA, ports: Sequence[Any], workers: int) -> None:
         url = f"http://{node()}:{numbers[0]}"
         log.info("on each node, as root:   {line}", line=_SETUP.format(url=url, fingerprint=ca.fingerprint))
         log.info("or, without the package: {line}", line=f"curl {url}/setup/all | sh")
+        log.info("or, for one shell:       {line}", line=f"export HTTPS_PROXY={url}")
