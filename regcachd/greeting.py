@@ -15,8 +15,7 @@ from .safekeeping import report
 
 log = Logger()
 
-_TRUST = "curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt && update-ca-certificates"
-_DROP_IN = "Environment=HTTPS_PROXY={url} under [Service] with `systemctl edit docker`, then restart it"
+_SETUP = "regcachd-client setup --head {url} --fingerprint {fingerprint}"
 
 
 def serving(config: Config, ports: Sequence[Any]) -> str:
@@ -36,6 +35,6 @@ def greet(config: Config, ca: CA, ports: Sequence[Any], workers: int) -> None:
     numbers = [address.port for address in addresses if not isinstance(address, UNIXAddress)]
     if numbers:
         url = f"http://{node()}:{numbers[0]}"
-        log.info("on each node, trust it:  {line}", line=_TRUST.format(url=url))
-        log.info("podman, skopeo, buildah: {line}", line=f"export HTTPS_PROXY={url}")
-        log.info("docker, containerd:      {line}", line=_DROP_IN.format(url=url))
+        log.info("on each node, as root:   {line}", line=_SETUP.format(url=url, fingerprint=ca.fingerprint))
+        log.info("or, without the package: {line}", line=f"curl {url}/setup/all | sh")
+        log.info("or, for one shell:       {line}", line=f"export HTTPS_PROXY={url}")
