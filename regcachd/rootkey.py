@@ -7,6 +7,7 @@ Run by root, before the daemon starts and once a day. It makes what is due, as `
       root.crt      root:root  0644
       issuing.key   root:GROUP 0640     signs for the configured registries, and for nothing else
       issuing.crt   root:root  0644
+    STATE/private   root:GROUP 0770   what the daemon keeps for itself
 
 An operator's own CA is left as it is. A configuration that cannot be used is the daemon's to report.
 """
@@ -20,11 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import journal
+from .authentication import PluginUnusable, find_plugins, kinds_of
 from .config import Config, ConfigError, parse_config
 from .documents import INSTALLED, documents
 from .errors import RegcachdError
 from .pki import DIRECTORY
-from .service import open_configured_ca
+from .service import PRIVATE, open_configured_ca
 
 _MODES = {"root.key": 0o600, "root.crt": 0o644, "issuing.key": 0o640, "issuing.crt": 0o644}
 _FOR_GROUP = ("issuing.key",)
@@ -41,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--group", required=True, help="the daemon's group, which gets the issuing CA's key")
     options = parser.parse_args(arguments)
     try:
-        config = parse_config(documents(options.config or INSTALLED, needed=options.config is not None))
-    except ConfigError:
+        found = documents(options.config or INSTALLED, needed=options.config is not None)
+        config = parse_config(found, kinds_of(find_plugins()))
+    except (ConfigError, PluginUnusable):
         return 0
     try:
         keep(config, grp.getgrnam(options.group).gr_gid)
@@ -54,19 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def keep(config: Config, group: int) -> None:
-    """Make the CA that this configuration needs, readable for the group without the root's key.
+    """Make the CA that this configuration needs, readable for the group without the root's key; and the directory that
+    the daemon may write to, since it may not make one in that of its CA.
 
     Raises PkiError, UnsafeState and OSError.
     """
-    if config.ca is not None:
-        return
     state = Path(config.state)
-    directory = state / DIRECTORY
+    directory, private = state / DIRECTORY, state / PRIVATE
     if not state.exists():
         state.mkdir(parents=True)
         state.chmod(0o755)  # whatever the umask says: the daemon has to get through
     for path in (state, directory):
         _own(path)
+    private.mkdir(exist_ok=True)
+    _give(private, group, 0o770)
+    if config.ca is not None:
+        return
     open_configured_ca(config)
     for name, mode in _MODES.items():
         _give(directory / name, group if name in _FOR_GROUP else os.getegid(), mode)

@@ -61,6 +61,8 @@ RENEWAL = 24 * 3600.0
 """Seconds between looks at the CA."""
 READERS = 8
 """Threads that read cold blobs: as many requests as a disk sorts well."""
+PRIVATE = "private"
+"""Where the daemon keeps its own small state, in the state directory: the rest of that may be root's (rootkey.py)."""
 KERNEL_TLS = Path("/proc/self/net/tls_stat")
 """Is there where the kernel's module is loaded; /proc/net is hidden from hardened services."""
 WRITERS = 4
@@ -95,7 +97,7 @@ def prepare(config: Config) -> CA:
 def make_secrets(config: Config) -> Secrets:
     """Once in the life of a daemon, after `prepare`. Raises KeyUnusable."""
     keep = any(registry.terms.offline_grace for registry in config.registries.values())
-    return Secrets(proofs=kept_key(Path(config.state) / "proofs.key", keep))
+    return Secrets(proofs=kept_key(Path(config.state) / PRIVATE / "proofs.key", keep))
 
 
 class RegcacheService(Service):

@@ -91,6 +91,15 @@ def test_a_link_in_place_of_the_directory_is_refused(config: Config, tmp_path: P
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_the_daemon_gets_a_directory_of_its_own(config: Config) -> None:
+    """Its state directory is root's, so that nobody puts another CA in place of ours."""
+    for wanted in (config, evolve(config, ca=CAFiles("/nowhere/ca.crt", "/nowhere/ca.key"))):
+        keep(wanted, GROUP)
+        private = Path(config.state) / "private"
+        assert stat.S_IMODE(private.stat().st_mode) == 0o770
+        assert private.stat().st_gid == GROUP
+
+
 def test_an_operator_s_own_ca_is_left_alone(config: Config) -> None:
     keep(evolve(config, ca=CAFiles("/etc/site.crt", "/etc/site.key")), GROUP)
     assert not Path(config.state).exists()
