@@ -102,7 +102,7 @@ def test_the_daemon_gets_a_directory_of_its_own(config: Config) -> None:
 
 def test_an_operator_s_own_ca_is_left_alone(config: Config) -> None:
     keep(evolve(config, ca=CAFiles("/etc/site.crt", "/etc/site.key")), GROUP)
-    assert not Path(config.state).exists()
+    assert not (Path(config.state) / "ca").exists()
 
 
 def test_a_configuration_that_cannot_be_used_is_the_daemon_s_to_report(
