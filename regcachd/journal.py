@@ -13,6 +13,8 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, textFi
 from zope.interface import implementer
 
 ERROR = "<3>"
+NOTICE = "<5>"
+"""Of events with a true field `notice`: between warnings and information, where Twisted has no level."""
 _PRIORITIES = {
     LogLevel.debug: "<7>",
     LogLevel.info: "<6>",
@@ -56,5 +58,5 @@ def entry(event: LogEvent) -> str:
     text = eventAsText(event, includeTimestamp=False, includeSystem=False)
     if "worker" in event:
         text = f"worker {event['worker']}: {text}"
-    priority = _PRIORITIES[event.get("log_level") or LogLevel.info]
+    priority = NOTICE if event.get("notice") else _PRIORITIES[event.get("log_level") or LogLevel.info]
     return "".join(f"{priority}{line}\n" for line in text.splitlines() if line.strip())

@@ -1,9 +1,10 @@
 """One log for all workers: each writes its events into a pipe, the parent gives them to its own log.
 
-An event crosses as one line of JSON with what any log shows: time, level, namespace and text; and with `serves` where
-the worker says that it does, for the parent to know. A worker that writes
+An event crosses as one line of JSON with what any log shows: time, level, namespace and text. A worker that writes
 faster than the parent reads waits, as it would for a slow disk under its log, so no line is lost and the parent
 holds no more than one line of each worker.
+
+Between these are the worker's heartbeats, `{"serves": 3}`: it is alive, and serves by edition 3 (inheritance.py).
 """
 
 import json
@@ -31,7 +32,13 @@ class PipeObserver:
         self._lock = threading.Lock()
 
     def __call__(self, event: LogEvent) -> None:
-        data = encode(event)
+        self._write(encode(event))
+
+    def beat(self, edition: int) -> None:
+        """Say that the worker is alive, and what it serves by."""
+        self._write(json.dumps({"serves": edition}).encode() + b"\n")
+
+    def _write(self, data: bytes) -> None:
         with self._lock, suppress(OSError):  # the parent has gone: there is nobody to tell, and we end too
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -49,9 +56,17 @@ def encode(event: LogEvent) -> bytes:
         "namespace": event.get("log_namespace") or "-",
         "text": text,
     }
-    if event.get("serves"):
-        line["serves"] = True
     return json.dumps(line).encode() + b"\n"
+
+
+def heartbeat(line: bytes) -> int | None:
+    """The edition that a heartbeat tells; None if the line is none."""
+    if not line.startswith(b'{"serves": '):
+        return None
+    try:
+        return int(json.loads(line)["serves"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def decode(line: bytes, worker: int) -> LogEvent:
@@ -63,10 +78,8 @@ def decode(line: bytes, worker: int) -> LogEvent:
         found = json.loads(line)
         level, namespace = LogLevel.levelWithName(found["level"]), str(found["namespace"])
         text, moment = str(found["text"]), float(found["time"])
-        serves = found.get("serves") is True
     except Exception:  # whatever a worker gone wrong may send
         level, namespace, text, moment = LogLevel.warn, "stderr", line.decode(errors="replace"), time.time()
-        serves = False
     return {
         "log_time": moment,
         "log_level": level,
@@ -75,15 +88,15 @@ def decode(line: bytes, worker: int) -> LogEvent:
         "log_format": "{text}",
         "text": text,
         "worker": worker,
-        "serves": serves,
     }
 
 
 class Lines:
-    """Cuts what comes through a pipe into lines."""
+    """Cuts what comes through a pipe into lines; what is longer than `longest` bytes into several."""
 
-    def __init__(self, line: Callable[[bytes], None]) -> None:
+    def __init__(self, line: Callable[[bytes], None], longest: int | None = LONGEST_LINE) -> None:
         self._line = line
+        self._longest = longest
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
@@ -92,7 +105,7 @@ class Lines:
         for line in lines:
             if line:
                 self._line(line)
-        if len(self._rest) > LONGEST_LINE:
+        if self._longest is not None and len(self._rest) > self._longest:
             self.end()
 
     def end(self) -> None:

@@ -14,7 +14,7 @@ certificates.py makes them; here is which there are, where they are kept and whe
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -87,6 +87,31 @@ class CA:
         leaf = make_leaf(self._issuing, name, now)
         chain = certificate_pem(leaf.certificate) + self._sent_above
         return Leaf(key_pem(leaf.key), chain, validity(leaf.certificate)[1])
+
+    def handed_over(self) -> dict[str, str]:
+        """As text, with the issuing key: for another process of this daemon, which makes it a CA by `taken_over`."""
+        return {
+            "root_pem": self.root_pem.decode(),
+            "root_path": str(self.root_path),
+            "fingerprint": self.fingerprint,
+            "expires": self.expires.isoformat(),
+            "certificate": certificate_pem(self._issuing.certificate).decode(),
+            "key": key_pem(self._issuing.key).decode(),
+            "sent_above": self._sent_above.decode(),
+        }
+
+    @classmethod
+    def taken_over(cls, handed: Mapping[str, str]) -> "CA":
+        """The CA that another process has handed over."""
+        (certificate,) = load_certificates(handed["certificate"].encode())
+        return cls(
+            root_pem=handed["root_pem"].encode(),
+            root_path=Path(handed["root_path"]),
+            fingerprint=handed["fingerprint"],
+            expires=datetime.fromisoformat(handed["expires"]),
+            issuing=Pair(certificate, load_key(handed["key"].encode())),
+            sent_above=handed["sent_above"].encode(),
+        )
 
 
 def open_ca(directory: Path, hosts: Iterable[str], now: datetime, own: tuple[Path, Path] | None = None) -> CA:

@@ -26,7 +26,7 @@ from .config import Config, ConfigError, parse_config
 from .documents import INSTALLED, documents
 from .errors import RegcachdError
 from .pki import DIRECTORY
-from .service import PRIVATE, open_configured_ca
+from .preparation import PRIVATE, open_configured_ca
 
 _MODES = {"root.key": 0o600, "root.crt": 0o644, "issuing.key": 0o640, "issuing.crt": 0o644}
 _FOR_GROUP = ("issuing.key",)

@@ -15,6 +15,7 @@ from regcachd.errors import RegcachdError
 from regcachd.heartbeat import Heartbeat
 from regcachd.notify import ServiceManager
 from regcachd.refusal import refusal
+from regcachd.reloading import Reread
 from regcachd.service import RegcacheService
 from regcachd.workers import Workers, how_many
 
@@ -94,14 +95,13 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor  # not before twistd has chosen one
 
+    manager = ServiceManager.of(os.environ)
     try:
-        sources = read_sources(options)
-        config = configuration(sources)
+        sources, config = _read(options)
         check_credentials(reactor, config.registries.values(), find_plugins())
-        daemon = _daemon(reactor, sources, config)
+        daemon = _daemon(reactor, sources, config, lambda: _read(options), manager)
     except (RegcachdError, usage.UsageError) as error:
         raise refusal(error) from None
-    manager = ServiceManager.of(os.environ)
     if manager is None:
         return daemon
     both = MultiService()
@@ -110,9 +110,18 @@ def makeService(options: Options) -> IService:
     return both
 
 
-def _daemon(reactor: Any, sources: Sources, config: Config) -> RegcacheService | Workers:
+def _daemon(
+    reactor: Any, sources: Sources, config: Config, reread: Reread, manager: ServiceManager | None
+) -> RegcacheService | Workers:
     workers = how_many(config.workers)
-    return RegcacheService(reactor, config) if workers == 1 else Workers(reactor, sources, config, workers)
+    if workers == 1:
+        return RegcacheService(reactor, config, reread=reread, manager=manager)
+    return Workers(reactor, sources, config, workers, reread, manager)
+
+
+def _read(options: Options) -> tuple[Sources, Config]:
+    sources = read_sources(options)
+    return sources, configuration(sources)
 
 
 def read_sources(options: Options, installed: Path = INSTALLED) -> Sources:

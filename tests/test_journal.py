@@ -68,3 +68,7 @@ def test_what_is_written_is_there_at_once(tmp_path: Path) -> None:
     with open(path, "w") as stream:
         JournalObserver(stream)(event(text="it is so"))
         assert path.read_text() == "<6>it is so\n"
+
+
+def test_a_notice_is_between_a_warning_and_information() -> None:
+    assert entry(event(text="it is so", notice=True)) == "<5>it is so\n"

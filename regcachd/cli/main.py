@@ -96,6 +96,24 @@ def scrub(path: Path | None, as_json: bool, wait: bool, stop: bool) -> None:
         raise SystemExit(FOUND)
 
 
+@regcachctl.command(epilog=_EPILOG)
+@_as_json
+@click.pass_obj
+def reload(path: Path | None, as_json: bool) -> None:
+    """Have the daemon read its configuration again.
+
+    What has changed holds for new connections; those there are go on as before. A configuration that cannot be used is
+    refused, with what to mend, and the old one stays in force. Keys that wait for a restart are named.
+    """
+    answer = find(path).ask("POST", "/reload")
+    if as_json:
+        _print_json(answer)
+        return
+    click.echo(f"changed: {', '.join(answer['changed']) or 'nothing'}")
+    if answer["waiting"]:
+        click.echo(f"waiting for a restart: {', '.join(answer['waiting'])}")
+
+
 @regcachctl.command("check-upstream", epilog=_EPILOG)
 @_as_json
 @click.argument("registry")

@@ -47,11 +47,12 @@ class Daemon:
         settings: str = "",
         store: str = "",
         registry: str = "",
+        **environ: str,
     ) -> Daemon:
         """
         Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
         `authority`. `settings` are further lines before the first table of the configuration, `store` some of
-        its [store], `registry` some of the registry's.
+        its [store], `registry` some of the registry's. `environ` is further environment.
         """
         directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
@@ -72,7 +73,13 @@ class Daemon:
         server = Server.start(
             "twistd regcache",
             [*twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
-            environment(directory / "home", PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1", PYTHONNOUSERSITE="1"),
+            environment(
+                directory / "home",
+                PYTHONPATH=str(ROOT),
+                PYTHONUNBUFFERED="1",
+                PYTHONNOUSERSITE="1",
+                **environ,
+            ),
             directory / "regcachd.log",
         )
         daemon = cls(server, port, directory)
