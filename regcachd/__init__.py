@@ -51,8 +51,8 @@ Wiring     `tap` reads options and configuration (`documents`, `config`, `schema
            `workers`, the only importers of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, ranges, access,
-connect, breaker, extents, finding, imagename, intercept, interfaces, lru, parallel, parent, patience, pulse, realm, reload, sharing,
-tokens, verdicts, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
+connect, breaker, extents, finding, imagename, intercept, interfaces, lru, parallel, parent, patience, pulse, realm,
+reload, sharing, tokens, verdicts, config and what it is made of. The rest are edges. Times are seconds, sizes bytes.
 """
 
 __version__ = "0.1.0"

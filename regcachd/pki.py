@@ -40,7 +40,7 @@ from regcachd.certificates import (
     name_constraints,
 )
 
-__all__ = ["CA", "Leaf", "PkiError", "open_ca"]
+__all__ = ["CA", "Leaf", "PkiError", "make_authority", "open_ca"]
 
 DIRECTORY = "ca"
 """Where the CA is, in the state directory."""
@@ -151,6 +151,30 @@ def open_ca(directory: Path, hosts: Iterable[str], now: datetime, own: tuple[Pat
     return _ca(directory / "root.crt", [issuing.certificate, root], issuing)
 
 
+def make_authority(directory: Path, now: datetime) -> tuple[datetime, str]:
+    """Make the root of a CA that is opened later, or elsewhere: root.crt and root.key. Its end and its fingerprint.
+
+    Raises PkiError, also when there is one already, whose clients would trust it no more.
+    """
+    try:
+        with _locked(directory) as lock:
+            for name in ("root.crt", "root.key"):
+                if (directory / name).exists():
+                    raise PkiError(
+                        f"{directory / name} is there already, and is left alone: name another directory"
+                    )
+            made = make_root(now)
+            _write(directory / "root.key", key_pem(made.key), 0o600, lock)
+            _write(directory / "root.crt", certificate_pem(made.certificate), 0o644, lock)
+    except OSError as e:
+        raise PkiError(f"cannot make a CA in {directory}: {e}") from e
+    return validity(made.certificate)[1], _fingerprint(made.certificate)
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    return "sha256:" + certificate.fingerprint(hashes.SHA256()).hex()
+
+
 def _open_root(directory: Path, lock: int, now: datetime) -> tuple[x509.Certificate, PrivateKey | None]:
     """The root, made if this is the first start; its key is None where this user may not read it."""
     certificate_path, key_path = directory / "root.crt", directory / "root.key"
@@ -228,7 +252,7 @@ def _ca(root_path: Path, chain: Sequence[x509.Certificate], issuing: Pair) -> CA
     return CA(
         root_pem=certificate_pem(root),
         root_path=root_path,
-        fingerprint="sha256:" + root.fingerprint(hashes.SHA256()).hex(),
+        fingerprint=_fingerprint(root),
         expires=min(validity(certificate)[1] for certificate in chain),
         issuing=issuing,
         sent_above=b"".join(certificate_pem(each) for each in chain if not is_issued_by(each, each)),

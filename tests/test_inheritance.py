@@ -32,7 +32,7 @@ def test_secrets_are_random_and_shown_nowhere() -> None:
 
 
 def test_the_ca_goes_along(tmp_path: Path) -> None:
-    """With all that signs: the worker need not be able to read the files, which may be of another configuration by now."""
+    """With all that signs: the worker need not read the files, which may be of another configuration by now."""
     now = datetime.now(UTC)
     ca = open_ca(tmp_path, ["a.example"], now)
     sent = Inheritance(1, of=1, sockets=0, reactor="", sources=Sources(), secrets=Secrets(), ca=ca)
