@@ -10,16 +10,18 @@ DEBIAN := .venv-debian
 PIP := -m pip --disable-pip-version-check --quiet
 EDITABLE := --editable
 
-.PHONY: help run test test-units test-ktls lint bench clean
+.PHONY: help run test test-units test-ktls test-package lint bench deb clean
 
 help:
 	@echo "make run         start regcachd on port 3128, everything it keeps under ./var; Ctrl-C stops it"
 	@echo "make test        run all tests, with real registries and clients (installs Debian packages when missing)"
 	@echo "make test-units  run the tests that need no other program, on PyPI's newest packages alone"
 	@echo "make test-ktls   run the tests of kernel TLS under Debian's kernel in qemu (downloads it and a Debian root once)"
+	@echo "make test-package  build the Debian packages and try them in a booted container (as root; minutes)"
 	@echo "make lint        check style and types"
 	@echo "make bench       measure, next to nginx (prints a table, writes var/bench.json)"
 	@echo "make soak        two minutes of random load: pulls, faults, kills, restarts (prints a table)"
+	@echo "make deb         build the Debian packages in a clean root, into ./dist (RELEASE=trixie for Debian 13)"
 	@echo "make clean       remove what make made, but for ./var"
 
 # The shell outlives Ctrl-C to tell a daemon that was stopped from one that failed.
@@ -58,6 +60,12 @@ bench: .test-dependencies $(VENV)/.installed
 
 soak: $(VENV)/.test
 	$(VENV)/bin/python -m tests.load
+
+deb:
+	@scripts/deb dist
+
+test-package:
+	@scripts/test-package
 
 clean:
 	rm -rf $(VENV) $(DEBIAN) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -42,14 +42,21 @@ Checkup    `checkups` are what regcachctl check-upstream asks for: each `checkup
            and takes a `sample` of an image (`imagename`). `verdicts` say what answers mean; a `finding` is for people.
 Clouds     `leases` are credentials that end, and are replaced in time or when `renewing` hears that they are refused:
            `aws`, `google`, `azure` (by `oauth`). `dockerconfig` is docker's file, `programs` runs what it names.
-Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
-           It takes `care` of the store. With `workers = 1` there is one process and none of that.
+Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`,
+           in which it sees a `child` with a `pulse`. It takes `care` of the store. With `workers = 1` there is one
+           process and none of that.
+Reloads    an `edition` is all that one configuration makes; each connection is served by that of its time. `reload`
+           decides what can change and what waits for a restart, `reloading` brings the next edition about.
+System     `notify` tells a service manager what `heartbeat` finds; `journal` is the log for systemd's, `refusal` the
+           end of a start that fails. `rootkey` makes the CA of a daemon that may not have the root's key.
 Wiring     `tap` reads options and configuration (`documents`, `config`, `schema`, `values`, `units`, `known`);
-           `service` makes everything and is, with `workers`, the only importer of the edges.
+           `preparation` is what comes before serving; `service` and `edition` make everything and are, with
+           `workers`, the only importers of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, tag_rules, ranges,
 access, connect, breaker, extents, finding, governor, imagename, intercept, interfaces, lru, parallel, parent, patience,
-realm, sharing, tokens, verdicts, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
+pulse, realm, reload, sharing, tokens, verdicts, config and what it is made of. The rest are edges. Times are seconds,
+sizes are bytes.
 """
 
 __version__ = "0.1.0"

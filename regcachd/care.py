@@ -40,18 +40,20 @@ class Care:
     def __init__(
         self,
         reactor: Any,
-        config: Config,
+        config: Callable[[], Config],
         store: Store,
         index: Index,
         now: Callable[[], float],
         shrink: Callable[[], None],
         commands: Iterable[Command] = (),
     ) -> None:
-        """Takes the store's lock. `commands` are what the daemon can be asked for besides those of the store.
+        """Takes the store's lock. `config` gives the configuration that holds; `commands` are what the daemon can be
+        asked for besides those of the store.
 
         Raises StoreInUse and StoreUnusable.
         """
         self._config = config
+        fixed = config()
         self._store = store
         self._index = index
         self._now = now
@@ -63,18 +65,18 @@ class Care:
             raise StoreUnusable(
                 f"the store {store.path} cannot be locked: {error.strerror or error}"
             ) from error
-        self.recovery = Recovery(reactor, store, run, config.store.partial_ttl, now, shrink)
+        self.recovery = Recovery(reactor, store, run, fixed.store.partial_ttl, now, shrink)
         self.scrub = Scrub(
             reactor,
             store,
             index,
             run,
-            config.store.scrub_rate,
-            config.store.scrub_interval,
+            fixed.store.scrub_rate,
+            fixed.store.scrub_interval,
             now,
             self.recovery.start,
         )
-        self.admin = Admin(reactor, socket_path(config), (*self._commands(), *commands))
+        self.admin = Admin(reactor, socket_path(fixed), (*self._commands(), *commands))
         self.trouble: str | None = None
         """What is wrong with the store as a whole."""
         self._chores = {
@@ -167,7 +169,7 @@ class Care:
 
     def _sweep(self) -> "Deferred[None]":
         now = self._now()
-        sweeping = self._threads.run(sweep, self._store, now - self._config.store.partial_ttl, now - _SWEEP)
+        sweeping = self._threads.run(sweep, self._store, now - self._config().store.partial_ttl, now - _SWEEP)
 
         def failed(failure: Any) -> None:
             failure.trap(OSError)
@@ -185,7 +187,7 @@ class Care:
             raise StoreUnusable(self.trouble or str(error)) from error
         waiting = await self._threads.run(partials, self._store)
         blobs, stored = self._index.totals()
-        limits = self._config.store
+        limits = self._config().store
         return {
             "path": str(self._store.path.absolute()),
             "blobs": blobs,
@@ -225,8 +227,8 @@ class Care:
             "finished": [asdict(record) for record in finished],
             "blobs": blobs,
             "bytes": stored,
-            "rate": self._config.store.scrub_rate,
-            "interval": self._config.store.scrub_interval,
+            "rate": self._config().store.scrub_rate,
+            "interval": self._config().store.scrub_interval,
         }
 
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from attrs import define, evolve, field
-from OpenSSL import SSL
 
 from .authentication import ANONYMOUS, Plugins, home_of
 from .challenge import Challenge
@@ -32,6 +31,7 @@ from .sample import Sample, headers_of
 from .secret import SecretUnreadable
 from .session import Challenges, CredentialRefused, Session, challenges_of
 from .tokens import bearer_challenges
+from .trust import TrustUnusable
 from .upstream import Upstream
 from .verdicts import clients, clock, ping, sharing
 
@@ -121,7 +121,7 @@ class Checkup:
         )
         try:
             self._upstream = Upstream(self._reactor, self._registry, limits)
-        except (SSL.Error, OSError):
+        except TrustUnusable:
             says = (
                 f"the file {self._registry.ca}, `ca` of this registry, is not there, or holds no certificates"
             )

@@ -20,10 +20,10 @@ LONGEST = 50.0
 
 @define(eq=False)
 class Checkups:
-    """Looks at the registries of a configuration. `now` gives seconds since the epoch."""
+    """Looks at the registries of the configuration that holds. `now` gives seconds since the epoch."""
 
     _reactor: Any
-    _config: Config
+    _config: Callable[[], Config]
     _plugins: Plugins
     _now: Callable[[], float]
 
@@ -48,25 +48,26 @@ class Checkups:
     def _named(self, name: str) -> Registry | None:
         """The registry of this name, or that clients ask for by this host."""
         written = name.removeprefix("https://").removesuffix("/")
-        if written in self._config.registries:
-            return self._config.registries[written]
+        config = self._config()
+        if written in config.registries:
+            return config.registries[written]
         try:
-            known = self._config.authorities.get(Authority.parse(written, 443))
+            known = config.authorities.get(Authority.parse(written, 443))
         except HeadError:
             return None
-        return None if known is None else self._config.registries[known]
+        return None if known is None else config.registries[known]
 
     def _unknown(self, name: str) -> Finding:
         return failure(
             "name",
-            f"{name} is none of the registries that are cached: {', '.join(sorted(self._config.registries))}",
-            "add a table for it to the configuration and restart regcachd; once one registry is named there, only "
+            f"{name} is none of the registries that are cached: {', '.join(sorted(self._config().registries))}",
+            "add a table for it to the configuration and reload regcachd; once one registry is named there, only "
             "those that are named are cached",
         )
 
     async def _look(self, registry: Registry, image: str | None) -> list[Finding]:
         patient = evolve(registry, timeout=min(registry.timeout, PATIENCE))
-        checkup = Checkup(self._reactor, self._config, patient, self._plugins, self._now)
+        checkup = Checkup(self._reactor, self._config(), patient, self._plugins, self._now)
         looking = Deferred.fromCoroutine(checkup.run(image)).addTimeout(LONGEST, self._reactor)
         try:
             await looking

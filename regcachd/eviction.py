@@ -10,7 +10,7 @@ it looks at the whole store until nothing is left to do.
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from attrs import define, field
@@ -38,7 +38,7 @@ class Eviction:
 
     _store: Store
     _index: Index
-    _limits: StoreConfig
+    _limits: Callable[[], StoreConfig]
     _in_thread: InThread
     _round: "Deferred[None] | None" = field(default=None, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -69,11 +69,12 @@ class Eviction:
             except OSError as error:
                 log.error("the store's filesystem does not say how full it is: {why}", why=error)
                 return
+            limits = self._limits()
             need = excess(
                 self._index.bytes_stored(),
-                self._limits.max_size.resolve(total),
+                limits.max_size.resolve(total),
                 free,
-                self._limits.min_free.resolve(total),
+                limits.min_free.resolve(total),
             )
             sizes = dict(self._index.least_recently_used(BATCH))
             digests = choose(sizes.items(), need)

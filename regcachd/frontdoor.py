@@ -10,10 +10,9 @@ The first head is taken from the kernel byte-exactly, so that what follows it (a
 read by whom it is for.
 """
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.protocol import Factory, Protocol
@@ -22,9 +21,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .admission import CHALLENGE, NotAdmitted, ProxyUsers
-from .channel import Channel, WebFactory
-from .config import Config, Registry
+from .channel import Channel
+from .config import Registry
 from .connect import Authority, Head, HeadError, HeadParser
+from .edition import Edition
 from .farewell import PLAIN, plain_answer, take_leave
 from .guard import Forbidden, Rule, never_ours
 from .intercept import Intercept, Refuse, admitted, decide
@@ -54,7 +54,8 @@ class FirstHead(Protocol):
 
     def __init__(self, door: "FrontDoor") -> None:
         self._door = door
-        self._parser = HeadParser(door.config.limits.head_size)
+        self._edition = door.edition
+        self._parser = HeadParser(self._edition.config.limits.head_size)
         self._error: HeadError | None = None
         self._challenges = 0
 
@@ -65,7 +66,7 @@ class FirstHead(Protocol):
         host = getattr(
             self.transport.getPeer(), "host", None
         )  # None: a Unix socket, whose file's mode admits
-        if host is not None and not admitted(host, self._door.config.clients):
+        if host is not None and not admitted(host, self._edition.config.clients):
             self.refuse(
                 403, f"clients at {host} are not admitted; the administrator can add them to `clients`"
             )
@@ -91,21 +92,21 @@ class FirstHead(Protocol):
     # -- what becomes of it
 
     def _dispatch(self, head: Head) -> None:
-        door = self._door
-        if door.full:
+        if self._door.full:
             self.refuse(503, "this proxy has as many connections as it may (limits.connections)")
         elif head.method != b"CONNECT":
-            self.become(door.web.buildProtocol(self.transport.getPeer()), head.raw)
+            self.become(self._edition.web.buildProtocol(self.transport.getPeer()), head.raw)
         else:
             try:
                 authority = Authority.parse(head.target)
             except HeadError as error:
                 self.refuse(error.status, str(error))
                 return
-            if door.users is None or door.users.knows(head.header(b"proxy-authorization")):
+            users = self._edition.users
+            if users is None or users.knows(head.header(b"proxy-authorization")):
                 self._connect(authority)
             else:
-                self._run(self._ask(door.users, head, authority))
+                self._run(self._ask(users, head, authority))
 
     async def _ask(self, users: ProxyUsers, head: Head, authority: Authority) -> None:
         """Connect, if the client is one of the users; what it sends meanwhile stays in the kernel."""
@@ -128,15 +129,15 @@ class FirstHead(Protocol):
         self._challenges += 1
         body = refusal.reason.encode() + b"\n"
         self.transport.write(plain_answer(407, body, PLAIN, [CHALLENGE]))
-        self._parser = HeadParser(self._door.config.limits.head_size)
+        self._parser = HeadParser(self._edition.config.limits.head_size)
         self.transport.read_head(self)
         self.transport.resumeProducing()
 
     def _connect(self, authority: Authority) -> None:
-        door = self._door
-        decision = decide(authority, door.config.authorities, door.config.tunnel)
+        config = self._edition.config
+        decision = decide(authority, config.authorities, config.tunnel)
         if isinstance(decision, Intercept):
-            self._run(self._intercept(authority, door.config.registries[decision.registry]))
+            self._run(self._intercept(authority, config.registries[decision.registry]))
         elif isinstance(decision, Refuse):
             self.refuse(decision.status, decision.reason)
         else:
@@ -152,7 +153,7 @@ class FirstHead(Protocol):
     async def _intercept(self, authority: Authority, registry: Registry) -> None:
         peer = self.transport.getPeer()
         try:
-            context = self._door.context_for(authority.host)
+            context = self._edition.contexts.for_host(authority.host)
         except PkiError as error:
             self.refuse(500, f"this proxy has no certificate for {authority.host}: {error}")
             return
@@ -169,21 +170,21 @@ class FirstHead(Protocol):
             return
         except ConnectionClosed:
             return
-        channel = self._door.web.buildProtocol(peer)
+        channel = self._edition.web.buildProtocol(peer)
         channel.registry, channel.authority = registry, authority
         self.become(channel)
 
     async def _tunnel(self, authority: Authority) -> None:
-        door = self._door
+        config, door = self._edition.config, self._door
         self.transport.pauseProducing()
         self.connecting = True
         try:
             far = await open_tunnel(
                 door.reactor,
                 authority,
-                door.config.limits.connect_timeout,
+                config.limits.connect_timeout,
                 door.tunnel_rule,
-                door.config.parent,
+                config.parent,
             )
         except Forbidden as error:
             self.refuse(403, f"{authority} is refused: {error}")
@@ -222,26 +223,19 @@ class FirstHead(Protocol):
 
 
 class FrontDoor(Factory):
-    """Takes every connection. `context_for` gives the TLS context for a CONNECT to a host; `users` are those who may
-    CONNECT, None is everybody.
-    """
+    """Takes every connection."""
 
     noisy = False
 
     def __init__(
         self,
         reactor: Any,
-        config: Config,
-        web: WebFactory,
-        context_for: Callable[[str], SSL.Context],
+        edition: Edition,
         tunnel_rule: Rule = never_ours,
-        users: ProxyUsers | None = None,
     ) -> None:
-        self.users = users
         self.reactor = reactor
-        self.config = config
-        self.web = web
-        self.context_for = context_for
+        self.edition = edition
+        """What a connection is served by from now on, to its end: a reload puts another here."""
         self.tunnel_rule = tunnel_rule
         self._seen: dict[Any, tuple[int, float]] = {}  # transport: bytes moved when last looked, since when
         self._sweep = LoopingCall(self.sweep)
@@ -262,7 +256,7 @@ class FrontDoor(Factory):
     @property
     def full(self) -> bool:
         """Are there more connections than allowed?"""
-        return len(self._seen) > self.config.limits.connections
+        return len(self._seen) > self.edition.config.limits.connections
 
     def arrived(self, transport: Any) -> None:
         """A client has connected."""
@@ -297,7 +291,7 @@ class FrontDoor(Factory):
     def sweep(self) -> None:
         """Close the connections that have used up their patience."""
         now = self.reactor.seconds()
-        limits = self.config.limits
+        limits = self.edition.config.limits
         for transport, (moved, since) in list(self._seen.items()):
             protocol = transport.protocol
             total = transport.bytes_moved

@@ -15,19 +15,18 @@ from .safekeeping import report
 
 log = Logger()
 
-_TRUST = "curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt && update-ca-certificates"
-_DROP_IN = "Environment=HTTPS_PROXY={url} under [Service] with `systemctl edit docker`, then restart it"
+_SETUP = "regcachd-client setup --head {url} --fingerprint {fingerprint}"
+
+
+def serving(config: Config, ports: Sequence[Any]) -> str:
+    """What it does, in one line."""
+    return f"listens on {where(ports)} and caches {', '.join(sorted(config.registries))}"
 
 
 def greet(config: Config, ca: CA, ports: Sequence[Any], workers: int) -> None:
     """Say it, and what is wrong with the secrets."""
     report(config)
-    log.info(
-        "regcachd {version} listens on {where} and caches {names}",
-        version=__version__,
-        where=where(ports),
-        names=", ".join(sorted(config.registries)),
-    )
+    log.info("regcachd {version} {serving}", version=__version__, serving=serving(config, ports))
     if workers > 1:
         log.info("{workers} workers share the port and the store", workers=workers)
     log.info("its certificate authority is {path}", path=str(ca.root_path))
@@ -36,6 +35,6 @@ def greet(config: Config, ca: CA, ports: Sequence[Any], workers: int) -> None:
     numbers = [address.port for address in addresses if not isinstance(address, UNIXAddress)]
     if numbers:
         url = f"http://{node()}:{numbers[0]}"
-        log.info("on each node, trust it:  {line}", line=_TRUST.format(url=url))
-        log.info("podman, skopeo, buildah: {line}", line=f"export HTTPS_PROXY={url}")
-        log.info("docker, containerd:      {line}", line=_DROP_IN.format(url=url))
+        log.info("on each node, as root:   {line}", line=_SETUP.format(url=url, fingerprint=ca.fingerprint))
+        log.info("or, without the package: {line}", line=f"curl {url}/setup/all | sh")
+        log.info("or, for one shell:       {line}", line=f"export HTTPS_PROXY={url}")

@@ -3,6 +3,8 @@
 An event crosses as one line of JSON with what any log shows: time, level, namespace and text. A worker that writes
 faster than the parent reads waits, as it would for a slow disk under its log, so no line is lost and the parent
 holds no more than one line of each worker.
+
+Between these are the worker's heartbeats, `{"serves": 3}`: it is alive, and serves by edition 3 (inheritance.py).
 """
 
 import json
@@ -30,7 +32,13 @@ class PipeObserver:
         self._lock = threading.Lock()
 
     def __call__(self, event: LogEvent) -> None:
-        data = encode(event)
+        self._write(encode(event))
+
+    def beat(self, edition: int) -> None:
+        """Say that the worker is alive, and what it serves by."""
+        self._write(json.dumps({"serves": edition}).encode() + b"\n")
+
+    def _write(self, data: bytes) -> None:
         with self._lock, suppress(OSError):  # the parent has gone: there is nobody to tell, and we end too
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -49,6 +57,16 @@ def encode(event: LogEvent) -> bytes:
         "text": text,
     }
     return json.dumps(line).encode() + b"\n"
+
+
+def heartbeat(line: bytes) -> int | None:
+    """The edition that a heartbeat tells; None if the line is none."""
+    if not line.startswith(b'{"serves": '):
+        return None
+    try:
+        return int(json.loads(line)["serves"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def decode(line: bytes, worker: int) -> LogEvent:
@@ -74,10 +92,11 @@ def decode(line: bytes, worker: int) -> LogEvent:
 
 
 class Lines:
-    """Cuts what comes through a pipe into lines."""
+    """Cuts what comes through a pipe into lines; what is longer than `longest` bytes into several."""
 
-    def __init__(self, line: Callable[[bytes], None]) -> None:
+    def __init__(self, line: Callable[[bytes], None], longest: int | None = LONGEST_LINE) -> None:
         self._line = line
+        self._longest = longest
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
@@ -86,7 +105,7 @@ class Lines:
         for line in lines:
             if line:
                 self._line(line)
-        if len(self._rest) > LONGEST_LINE:
+        if self._longest is not None and len(self._rest) > self._longest:
             self.end()
 
     def end(self) -> None:

@@ -5,8 +5,9 @@ from html import escape
 
 from attrs import frozen
 
-from . import __version__
+from . import __version__, setup
 from .admission import CHALLENGE, ProxyUsers
+from .connect import HeadError
 from .farewell import PLAIN
 from .pki import CA
 from .store import Store
@@ -23,12 +24,16 @@ pre{{background:#8882;padding:.8rem;overflow-x:auto}}:root{{color-scheme:light d
 <p>This is a caching proxy for container registries. Nodes pull images through it; each layer is downloaded once
 and served from here afterwards. It caches: {registries}.</p>
 <h2>Use it</h2>
-<p>1. Trust <a href="/ca.crt">its certificate authority</a>. Its SHA-256 fingerprint is<br>
+<p>On each node, as root; docker may be {clients} or all:</p>
+<pre>curl {url}/setup/docker | sh</pre>
+<p>That trusts <a href="/ca.crt">this certificate authority</a> and points docker here. It says what it does, and
+restarts nothing. With <code>| sh -s -- --dry-run</code> it only says it. The SHA-256 fingerprint is<br>
 <code>{fingerprint}</code></p>
+<p>By hand: trust the certificate authority,</p>
 <pre>curl -o /usr/local/share/ca-certificates/regcachd.crt {url}/ca.crt
 openssl x509 -in /usr/local/share/ca-certificates/regcachd.crt -outform DER | sha256sum
 update-ca-certificates</pre>
-<p>2. Point clients at it, and restart docker or containerd after that.</p>
+<p>give clients the proxy, and restart docker or containerd after that.</p>
 <pre>HTTPS_PROXY={url}</pre>
 <p>For docker and containerd this belongs into <code>Environment=</code> of a systemd drop-in; podman, skopeo and
 buildah read it from the shell's environment.</p>
@@ -65,6 +70,8 @@ class Pages:
             kind = (b"Content-Type", b"application/x-pem-file")
             name = (b"Content-Disposition", b'attachment; filename="regcachd.crt"')
             request.answer(200, [kind, name], self.ca.root_pem)
+        elif request.path.startswith(b"/setup/"):
+            self._setup(request, request.path.removeprefix(b"/setup/").decode("latin-1"))
         elif request.path == b"/healthz":
             what = self.trouble.what
             if (
@@ -90,6 +97,21 @@ class Pages:
                 return
         _text(request, 403, why)
 
+    def _setup(self, request: Request, name: str) -> None:
+        if name == "regcachd-client":
+            request.answer(200, [(b"Content-Type", b"text/x-python; charset=utf-8")], setup.tool())
+        elif name == "head.json":
+            body = setup.facts(self.registries, self.ca.fingerprint)
+            request.answer(200, [(b"Content-Type", b"application/json")], body)
+        else:
+            try:
+                script = setup.script(name, request.header("host") or "", self.ca.fingerprint)
+            except HeadError as error:
+                _text(request, error.status, str(error))
+            else:
+                kind = (b"Content-Type", b"text/x-shellscript; charset=us-ascii")
+                request.answer(200, [kind, (b"X-Content-Type-Options", b"nosniff")], script)
+
     def _index(self, request: Request) -> None:
         host = request.header("host") or "HEAD-NODE:3128"
         page = _PAGE.format(
@@ -97,6 +119,7 @@ class Pages:
             registries=escape(", ".join(self.registries)),
             fingerprint=escape(self.ca.fingerprint),
             url=escape(f"http://{host}"),
+            clients=", ".join(setup.CLIENTS[1:]),
         )
         policy = (b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'")
         request.answer(200, [(b"Content-Type", b"text/html; charset=utf-8"), policy], page.encode())

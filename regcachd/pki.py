@@ -14,7 +14,7 @@ certificates.py makes them; here is which there are, where they are kept and whe
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -40,10 +40,12 @@ from regcachd.certificates import (
     name_constraints,
 )
 
-__all__ = ["CA", "Leaf", "PkiError", "open_ca"]
+__all__ = ["CA", "Leaf", "PkiError", "make_authority", "open_ca"]
 
+DIRECTORY = "ca"
+"""Where the CA is, in the state directory."""
 ISSUING_RENEWAL = timedelta(days=30)
-"""An issuing CA with less than this left is made anew when the CA is opened."""
+"""An issuing CA with less than this left is made anew when the CA is opened by who can."""
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -86,13 +88,39 @@ class CA:
         chain = certificate_pem(leaf.certificate) + self._sent_above
         return Leaf(key_pem(leaf.key), chain, validity(leaf.certificate)[1])
 
+    def handed_over(self) -> dict[str, str]:
+        """As text, with the issuing key: for another process of this daemon, which makes it a CA by `taken_over`."""
+        return {
+            "root_pem": self.root_pem.decode(),
+            "root_path": str(self.root_path),
+            "fingerprint": self.fingerprint,
+            "expires": self.expires.isoformat(),
+            "certificate": certificate_pem(self._issuing.certificate).decode(),
+            "key": key_pem(self._issuing.key).decode(),
+            "sent_above": self._sent_above.decode(),
+        }
+
+    @classmethod
+    def taken_over(cls, handed: Mapping[str, str]) -> "CA":
+        """The CA that another process has handed over."""
+        (certificate,) = load_certificates(handed["certificate"].encode())
+        return cls(
+            root_pem=handed["root_pem"].encode(),
+            root_path=Path(handed["root_path"]),
+            fingerprint=handed["fingerprint"],
+            expires=datetime.fromisoformat(handed["expires"]),
+            issuing=Pair(certificate, load_key(handed["key"].encode())),
+            sent_above=handed["sent_above"].encode(),
+        )
+
 
 def open_ca(directory: Path, hosts: Iterable[str], now: datetime, own: tuple[Path, Path] | None = None) -> CA:
     """Load the CA kept in a directory, making what is not there yet.
 
     hosts are the names and IP literals of the configured registries, without ports. Any number of processes
     may open one directory at the same time. The issuing CA is made anew when the hosts changed, when it ends
-    in less than 30 days, and when its files are unusable. The root never is, since clients trust it.
+    in less than 30 days, and when its files are unusable. The root never is, since clients trust it. Who may not
+    read the root's key uses the issuing CA to its end.
 
     own is an operator's CA: the file of its certificate (and, after it, of those up to the root) and that of
     its key. The directory and the hosts are not used then.
@@ -105,12 +133,13 @@ def open_ca(directory: Path, hosts: Iterable[str], now: datetime, own: tuple[Pat
     try:
         with _locked(directory) as lock:
             root, root_key = _open_root(directory, lock, now)
-            issuing = _load_issuing(directory, root, constraints, now)
+            renewal = timedelta(0) if root_key is None else ISSUING_RENEWAL
+            issuing = _load_issuing(directory, root, constraints, now + renewal)
             if issuing is None:
                 if root_key is None:
                     raise PkiError(
                         f"the issuing CA in {directory} must be made anew, and this user may not read"
-                        " root.key in it: start once as the user who may"
+                        " root.key in it: restart the service, or start once as the user who may"
                     )
                 issuing = make_issuing(Pair(root, root_key), constraints, now)
                 _write(directory / "issuing.key", key_pem(issuing.key), 0o600, lock)
@@ -120,6 +149,30 @@ def open_ca(directory: Path, hosts: Iterable[str], now: datetime, own: tuple[Pat
             f"cannot keep the CA in {directory} ({e}): give the daemon a state directory it may write to"
         ) from e
     return _ca(directory / "root.crt", [issuing.certificate, root], issuing)
+
+
+def make_authority(directory: Path, now: datetime) -> tuple[datetime, str]:
+    """Make the root of a CA that is opened later, or elsewhere: root.crt and root.key. Its end and its fingerprint.
+
+    Raises PkiError, also when there is one already, whose clients would trust it no more.
+    """
+    try:
+        with _locked(directory) as lock:
+            for name in ("root.crt", "root.key"):
+                if (directory / name).exists():
+                    raise PkiError(
+                        f"{directory / name} is there already, and is left alone: name another directory"
+                    )
+            made = make_root(now)
+            _write(directory / "root.key", key_pem(made.key), 0o600, lock)
+            _write(directory / "root.crt", certificate_pem(made.certificate), 0o644, lock)
+    except OSError as e:
+        raise PkiError(f"cannot make a CA in {directory}: {e}") from e
+    return validity(made.certificate)[1], _fingerprint(made.certificate)
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    return "sha256:" + certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def _open_root(directory: Path, lock: int, now: datetime) -> tuple[x509.Certificate, PrivateKey | None]:
@@ -148,15 +201,15 @@ def _open_root(directory: Path, lock: int, now: datetime) -> tuple[x509.Certific
 
 
 def _load_issuing(
-    directory: Path, root: x509.Certificate, constraints: x509.NameConstraints, now: datetime
+    directory: Path, root: x509.Certificate, constraints: x509.NameConstraints, until: datetime
 ) -> Pair | None:
-    """The issuing CA on disk, or None when a new one is due."""
+    """The issuing CA on disk, or None when there is none with these constraints that lasts until then."""
     try:
         certificate = _read_certificates(directory / "issuing.crt")[0]
         key = _read_key(directory / "issuing.key", certificate)
     except (PkiError, FileNotFoundError):
         return None
-    if not is_issued_by(certificate, root) or validity(certificate)[1] - now < ISSUING_RENEWAL:
+    if not is_issued_by(certificate, root) or validity(certificate)[1] < until:
         return None
     return Pair(certificate, key) if _extension(certificate, x509.NameConstraints) == constraints else None
 
@@ -199,7 +252,7 @@ def _ca(root_path: Path, chain: Sequence[x509.Certificate], issuing: Pair) -> CA
     return CA(
         root_pem=certificate_pem(root),
         root_path=root_path,
-        fingerprint="sha256:" + root.fingerprint(hashes.SHA256()).hex(),
+        fingerprint=_fingerprint(root),
         expires=min(validity(certificate)[1] for certificate in chain),
         issuing=issuing,
         sent_above=b"".join(certificate_pem(each) for each in chain if not is_issued_by(each, each)),

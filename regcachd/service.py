@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -13,43 +13,38 @@ from twisted.logger import Logger
 
 from . import kernel_tls
 from .access import PUBLIC_FOR
-from .admission import CHECKERS, LOOK, ProxyUsers, read_users
+from .admission import CHECKERS, LOOK, ProxyUsers
 from .anonymity import Anonymity
-from .authentication import find_plugins, open_sessions
-from .blobs import Openings
+from .authentication import find_plugins
 from .care import Care
-from .channel import WebFactory
 from .checkups import Checkups
 from .commons import Commons
 from .config import Config
 from .disk import DiskThreads
-from .endpoints import Endpoints
+from .edition import Common, Edition
 from .errors import RegcachdError
 from .eviction import Eviction
-from .evidence import ANONYMOUS, Proofs, kept_key
+from .evidence import ANONYMOUS, Proofs
 from .fills import Fills
 from .frontdoor import FrontDoor
-from .greeting import greet
+from .greeting import greet, serving
 from .growing import Growing
 from .guard import Rule, never_ours
 from .htpasswd import BadUsers
 from .index import TICK, Index
-from .inheritance import FIRST_SOCKET, Inheritance, Secrets
+from .inheritance import FIRST_SOCKET, Inheritance
 from .listening import adopt, bind
-from .pages import Pages
-from .pki import CA, PkiError, open_ca
-from .push import is_write
+from .notify import ServiceManager
+from .pki import CA
+from .preparation import make_secrets, open_configured_ca, prepare
 from .recent import RecentManifests
-from .registry import CachedRegistry, Shared
-from .safekeeping import refuse_exposed
+from .registry import Shared
+from .reloading import Next, Reloading, Reread
 from .singleflight import SingleFlight
 from .store import Store
-from .tls import LeafContexts
-from .token_endpoints import at_token_host
 from .transport import use_direct_transport
 from .trouble import Trouble
 from .upstream import Upstream
-from .web import Request
 
 log = Logger()
 
@@ -61,41 +56,10 @@ RENEWAL = 24 * 3600.0
 """Seconds between looks at the CA."""
 READERS = 8
 """Threads that read cold blobs: as many requests as a disk sorts well."""
-KERNEL_TLS = Path("/proc/net/tls_stat")
-"""Is there where the kernel's module is loaded."""
+KERNEL_TLS = Path("/proc/self/net/tls_stat")
+"""Is there where the kernel's module is loaded; /proc/net is hidden from hardened services."""
 WRITERS = 4
 """Threads that hash and write fills: enough to keep two cores hashing while others wait for the disk."""
-
-
-def utc_now() -> datetime:
-    """The time for certificates."""
-    return datetime.now(UTC)
-
-
-def open_configured_ca(config: Config) -> CA:
-    """The CA, made if this is the first start. Raises PkiError."""
-    hosts = {authority.host for registry in config.registries.values() for authority in registry.intercepted}
-    own = None if config.ca is None else (Path(config.ca.certificate), Path(config.ca.key))
-    return open_ca(Path(config.state) / "ca", hosts, utc_now(), own)
-
-
-def prepare(config: Config) -> CA:
-    """Once in the life of a daemon, before it serves: make what is not there yet, so that no two workers do.
-
-    Raises PkiError, StoreUnusable, SecretsExposed and BadUsers.
-    """
-    refuse_exposed(config)
-    if config.proxy_users is not None:
-        read_users(config.proxy_users)
-    ca = open_configured_ca(config)
-    Store(Path(config.store.path)).prepare()
-    return ca
-
-
-def make_secrets(config: Config) -> Secrets:
-    """Once in the life of a daemon, after `prepare`. Raises KeyUnusable."""
-    keep = any(registry.terms.offline_grace for registry in config.registries.values())
-    return Secrets(proofs=kept_key(Path(config.state) / "proofs.key", keep))
 
 
 class RegcacheService(Service):
@@ -114,15 +78,17 @@ class RegcacheService(Service):
         tunnel_rule: Rule = never_ours,
         now: Callable[[], float] = time.time,
         inheritance: Inheritance | None = None,
+        reread: Reread | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._reactor = reactor
-        self.config = config
         self._inheritance = inheritance
         plugins = find_plugins()
         self._readers = DiskThreads(reactor, "regcachd-read", READERS)
         self._writers = DiskThreads(reactor, "regcachd-write", WRITERS)
+        self._checkers = DiskThreads(reactor, "regcachd-check", CHECKERS)
         self._now = now
-        self.ca = prepare(config) if inheritance is None else open_configured_ca(config)
+        ca = prepare(config) if inheritance is None else inheritance.ca or open_configured_ca(config)
         secrets = make_secrets(config) if inheritance is None else inheritance.secrets
         store = Store(Path(config.store.path))
         self._index = Index(store.index_path)
@@ -144,73 +110,73 @@ class RegcacheService(Service):
             in_thread=self._writers.run,
             now=now,
         )
-        self.eviction = Eviction(store, self._index, config.store, self._writers.run)
+        self._common = Common(reactor, shared, plugins, SingleFlight(), secrets.tickets, KERNEL_TLS.exists())
+        self._upstreams: WeakSet[Upstream] = WeakSet()
+        self.door = FrontDoor(reactor, self._edition(config, ca, None), tunnel_rule)
+        self.eviction = Eviction(store, self._index, lambda: self.config.store, self._writers.run)
+        self.reloading: Reloading | None = None
+        """None where it does not read its configuration by itself, as a worker does not."""
+        if reread is not None:
+            self.reloading = Reloading(reactor, plugins, reread, lambda: self.config, self._reload, manager)
         self.care: Care | None = None
         """None in a worker: its parent has that."""
         if inheritance is None:
-            checkups = Checkups(reactor, config, plugins, now).commands()
-            self.care = Care(reactor, config, store, self._index, now, self.eviction.wake, checkups)
-        openings: Openings = SingleFlight()
-        self._upstreams = {
-            name: Upstream(reactor, registry, config.limits) for name, registry in config.registries.items()
-        }
-        self._token_hosts = {
-            name: {
-                host: Upstream(reactor, at_token_host(registry, host), config.limits)
-                for host in registry.token_hosts
-                if config.authorities[host] == name
-            }
-            for name, registry in config.registries.items()
-        }
-        self._endpoints = {
-            name: Endpoints(
-                CachedRegistry(shared, upstream, open_sessions(reactor, upstream, plugins)),
-                openings,
-                self._token_hosts[name],
+            commands = [*Checkups(reactor, lambda: self.config, plugins, now).commands()]
+            commands += self.reloading.commands() if self.reloading is not None else ()
+            self.care = Care(
+                reactor, lambda: self.config, store, self._index, now, self.eviction.wake, commands
             )
-            for name, upstream in self._upstreams.items()
-        }
-        self._checkers = DiskThreads(reactor, "regcachd-check", CHECKERS)
-        self._users = self._proxy_users()
-        self._pages = Pages(
-            self.ca,
-            tuple(sorted(config.registries)),
-            self._trouble,
-            store,
-            lambda: [str(each.unreachable) for each in self._upstreams.values() if each.unreachable],
-            self._users,
-        )
-        self._contexts = LeafContexts(
-            self.ca,
-            utc_now,
-            self._names_beside,
-            ticket_secret=secrets.tickets,
-            # where the module is not loaded, asking for it would only cost every handshake a little
-            kernel=config.tls.kernel == "auto" and KERNEL_TLS.exists(),
-        )
-        web = WebFactory(reactor, self._respond, config.limits.head_size, is_write)
-        self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule, self._users)
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
             LoopingCall(self._forget_proofs): CHECKPOINT,
             LoopingCall(self._forget_tags): CHECKPOINT,
             LoopingCall(lambda: self._writers.run(self._index.bulletin.forget, self._now())): CHECKPOINT,
-            LoopingCall(self._renew_ca): RENEWAL,
             LoopingCall(self.eviction.wake): EVICTION,
+            LoopingCall(self._look_at_users): LOOK,
         }
-        if self._users is not None:
-            self._chores[LoopingCall(self._look_at_users, self._users)] = LOOK
         if self.care is None:
             self._chores[LoopingCall(self._index.tick)] = TICK
+        else:
+            self._chores[LoopingCall(self._renew_ca)] = RENEWAL  # a worker gets its parent's
         self.ports: list[Any] = []
 
-    # -- parts
+    # -- the configuration, and what it makes
 
-    def _proxy_users(self) -> ProxyUsers | None:
+    @property
+    def edition(self) -> Edition:
+        """What new connections are served by."""
+        return self.door.edition
+
+    @property
+    def config(self) -> Config:
+        """The configuration that holds for them."""
+        return self.edition.config
+
+    @property
+    def ca(self) -> CA:
+        """Whom their clients have to trust."""
+        return self.edition.ca
+
+    def take_up(self, config: Config, ca: CA) -> None:
+        """Serve new connections by this configuration, and those there are as before. Raises RegcachdError."""
+        self.door.edition = self._edition(config, ca, self.edition)
+        self.eviction.wake()
+
+    async def _reload(self, following: Next) -> None:
+        self.take_up(following.config, following.ca)
+
+    def _edition(self, config: Config, ca: CA, before: Edition | None) -> Edition:
+        edition = Edition.make(self._common, config, ca, self._users_of(config, before))
+        self._upstreams.update(edition.upstreams())
+        return edition
+
+    def _users_of(self, config: Config, before: Edition | None) -> ProxyUsers | None:
         """Who may use the proxy; None for everybody. Raises BadUsers."""
-        if self.config.proxy_users is None:
+        if config.proxy_users is None:
             return None
-        users = ProxyUsers(self.config.proxy_users, self._checkers.run, self._reactor.seconds)
+        if before is not None and before.config.proxy_users == config.proxy_users:
+            return before.users  # whose right passwords are known, and whose file is looked at anyway
+        users = ProxyUsers(config.proxy_users, self._checkers.run, self._reactor.seconds)
         try:
             users.load()
         except BadUsers as error:
@@ -219,16 +185,23 @@ class RegcacheService(Service):
             log.error("nobody is let through until this is mended: {why}", why=error)  # a worker born later
         return users
 
-    @staticmethod
-    def _look_at_users(users: ProxyUsers) -> "Deferred[None]":
-        return Deferred.fromCoroutine(users.look())
+    async def _look_at_users_of(self, users: ProxyUsers | None) -> None:
+        if users is not None:
+            await users.look()
+
+    def _look_at_users(self) -> "Deferred[None]":
+        return Deferred.fromCoroutine(self._look_at_users_of(self.edition.users))
 
     def _renew_ca(self) -> None:
         """The issuing certificate lives a year; a daemon may run longer."""
         try:
-            self._contexts.ca = open_configured_ca(self.config)
-        except PkiError as error:
+            ca = open_configured_ca(self.config)
+            if ca.handed_over() != self.ca.handed_over():
+                self.take_up(self.config, ca)
+        except RegcachdError as error:
             log.error("the CA could not be looked after, trying again tomorrow: {why}", why=error)
+
+    # -- parts
 
     def _forget_proofs(self) -> "Deferred[None]":
         """Those that count nowhere any more."""
@@ -246,15 +219,6 @@ class RegcacheService(Service):
         )
         return self._writers.run(self._index.tags.expire, self._now() - life)
 
-    def _names_beside(self, host: str) -> frozenset[str]:
-        """The host names of the registries that answer to `host`."""
-        names: set[str] = set()
-        for registry in self.config.registries.values():
-            hosts = {authority.host for authority in registry.authorities}
-            if host in hosts:
-                names |= hosts
-        return frozenset(names)
-
     def _blob_stored(self, blob: Growing) -> None:
         self._trouble.over()
         self._index.add(blob.digest, blob.watermark, None, self._now())
@@ -264,13 +228,6 @@ class RegcacheService(Service):
     def _fill_broke(self, blob: Growing) -> None:
         for repository in blob.links:  # they were made on the promise of these bytes
             self._index.unlink(repository, blob.digest)
-
-    async def _respond(self, request: Request) -> None:
-        registry = request.channel.registry
-        if registry is None:
-            await self._pages.respond(request)
-        else:
-            await self._endpoints[registry.name].respond(request)
 
     # -- listening
 
@@ -306,6 +263,8 @@ class RegcacheService(Service):
             chore.start(interval, now=False)
         if self.care is not None:
             self.care.start()
+            if self.reloading is not None:
+                self.reloading.listen()
             greet(self.config, self.ca, self.ports, workers=1)
         if self._inheritance is None or self._inheritance.number == 1:  # what one finds holds for all
             self._report_kernel_tls()
@@ -313,8 +272,28 @@ class RegcacheService(Service):
     def _report_kernel_tls(self) -> None:
         host = next((authority.host for authority in self.config.authorities), None)
         wanted = self.config.tls.kernel
-        is_working = wanted != "off" and host is not None and kernel_tls.works(self._contexts.for_host(host))
+        is_working = (
+            wanted != "off" and host is not None and kernel_tls.works(self.edition.contexts.for_host(host))
+        )
         log.info("{report}", report=kernel_tls.report(wanted, KERNEL_TLS.exists(), is_working))
+
+    # -- for a service manager (heartbeat.py)
+
+    def is_serving(self) -> bool:
+        """Does it accept connections?"""
+        return bool(self.ports)
+
+    def condition(self) -> str:
+        """Its trouble, or what it does."""
+        trouble = self._trouble.what or (self.care and self.care.trouble)
+        if trouble:
+            return f"trouble: {trouble}"
+        refusal = self.reloading and self.reloading.refusal
+        return serving(self.config, self.ports) + (f"; not reloaded: {refusal}" if refusal else "")
+
+    def patience(self) -> float:
+        """How long responses may take to end."""
+        return self.config.limits.stop_timeout
 
     # -- the end
 
@@ -338,11 +317,8 @@ class RegcacheService(Service):
             await deferLater(self._reactor, 0.05, lambda: None)
         self.door.close()
         self._commons.close()
-        for upstream in self._upstreams.values():
+        for upstream in list(self._upstreams):
             upstream.close()  # now no fill can begin
-        for hosts in self._token_hosts.values():
-            for upstream in hosts.values():
-                upstream.close()
         await self.fills.stop()
         await self.eviction.stop()
         while self.door.connections:

@@ -1,7 +1,10 @@
 """The options of `twistd regcache`, and the configuration that they and the files make."""
 
+import os
 from pathlib import Path
+from typing import Any
 
+from twisted.application.service import IService, MultiService
 from twisted.python import usage
 
 from regcachd import __version__
@@ -9,6 +12,10 @@ from regcachd.authentication import check_credentials, find_plugins, kinds_of
 from regcachd.config import Config, ConfigError, Sources
 from regcachd.documents import INSTALLED, documents
 from regcachd.errors import RegcachdError
+from regcachd.heartbeat import Heartbeat
+from regcachd.notify import ServiceManager
+from regcachd.refusal import refusal
+from regcachd.reloading import Reread
 from regcachd.service import RegcacheService
 from regcachd.workers import Workers, how_many
 
@@ -81,20 +88,40 @@ class Options(usage.Options):
         return super().getUsage(width) + _EXAMPLES
 
 
-def makeService(options: Options) -> RegcacheService | Workers:
-    """What twistd runs. Exits with one line when the configuration, the CA or the store cannot be used."""
+def makeService(options: Options) -> IService:
+    """What twistd runs. Exits with one line when the configuration, the CA or the store cannot be used.
+
+    A service manager that waits for news of the daemon, as the environment says, gets them.
+    """
     from twisted.internet import reactor  # not before twistd has chosen one
 
+    manager = ServiceManager.of(os.environ)
     try:
-        sources = read_sources(options)
-        config = configuration(sources)
+        sources, config = _read(options)
         check_credentials(reactor, config.registries.values(), find_plugins())
-        workers = how_many(config.workers)
-        if workers == 1:
-            return RegcacheService(reactor, config)
-        return Workers(reactor, sources, config, workers)
+        daemon = _daemon(reactor, sources, config, lambda: _read(options), manager)
     except (RegcachdError, usage.UsageError) as error:
-        raise SystemExit(f"regcachd does not start: {error}") from None
+        raise refusal(error) from None
+    if manager is None:
+        return daemon
+    both = MultiService()
+    daemon.setServiceParent(both)
+    Heartbeat(reactor, manager, daemon).setServiceParent(both)
+    return both
+
+
+def _daemon(
+    reactor: Any, sources: Sources, config: Config, reread: Reread, manager: ServiceManager | None
+) -> RegcacheService | Workers:
+    workers = how_many(config.workers)
+    if workers == 1:
+        return RegcacheService(reactor, config, reread=reread, manager=manager)
+    return Workers(reactor, sources, config, workers, reread, manager)
+
+
+def _read(options: Options) -> tuple[Sources, Config]:
+    sources = read_sources(options)
+    return sources, configuration(sources)
 
 
 def read_sources(options: Options, installed: Path = INSTALLED) -> Sources:

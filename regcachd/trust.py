@@ -8,6 +8,7 @@ from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.error import ConnectionClosed
 
+from .errors import RegcachdError
 from .http1 import UpstreamFailed
 from .passage import NotConnected
 from .tls import MODE
@@ -24,8 +25,15 @@ _VERIFY_ERRORS = {  # of x509_vfy.h, in words an operator can act on
 }
 
 
+class TrustUnusable(RegcachdError):
+    """The certificates that a registry is to be trusted by cannot be read."""
+
+
 class Trust:
-    """For one registry: the system's roots, and those of the file `ca`; `timeout` (seconds) is a handshake's."""
+    """For one registry: the system's roots, and those of the file `ca`; `timeout` (seconds) is a handshake's.
+
+    Raises TrustUnusable.
+    """
 
     def __init__(self, clock: Any, ca: str | None, timeout: float) -> None:
         self._clock = clock
@@ -39,7 +47,12 @@ class Trust:
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
         context.set_default_verify_paths()
         if ca is not None:
-            context.load_verify_locations(ca)
+            try:
+                context.load_verify_locations(ca)
+            except SSL.Error:
+                raise TrustUnusable(
+                    f"ca = {ca}: no certificates can be read from it; name a readable file in PEM"
+                ) from None
         context.set_mode(MODE)
         context.set_verify(mode, self._judge)
         context.set_alpn_protos([b"http/1.1"])

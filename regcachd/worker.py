@@ -1,15 +1,15 @@
 """A worker: `python -m regcachd.worker`, started by `workers.Workers` and by nobody else.
 
-0   one line, its inheritance; after that the pipe stays open, and its end is the order to stop: the parent
-    closes it to stop a worker, and the kernel does when the parent dies
-1   its log (logpipe.py)
+0   one line, its inheritance, and later another for each further edition; the end of the pipe is the order to stop:
+    the parent closes it to stop a worker, and the kernel does when the parent dies
+1   its log and its heartbeats (logpipe.py)
 2   whatever else it prints
 3   and so on: the listening sockets
 """
 
+import faulthandler
 import os
 import signal
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -17,24 +17,28 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .config import Config
 from .inheritance import Inheritance
-from .logpipe import PipeObserver
+from .logpipe import Lines, PipeObserver
 
 log = Logger(namespace="regcachd.worker")
 
 PARENT, LOG = 0, 1
+BEAT = 1.0
+"""Seconds between heartbeats, less than a third of what any parent waits for."""
 
 
 @implementer(IReadDescriptor)
 class Lifeline:
-    """The pipe from the parent. Its end is what it is for."""
+    """The pipe from the parent: what it hands down goes to `follow`, and `stop` is called at its end."""
 
-    def __init__(self, stop: Callable[[], None]) -> None:
+    def __init__(self, follow: Callable[[bytes], None], stop: Callable[[], None]) -> None:
+        self._lines = Lines(follow, longest=None)
         self._stop = stop
 
     def fileno(self) -> int:
@@ -44,7 +48,9 @@ class Lifeline:
         return "lifeline"
 
     def doRead(self) -> Any:
-        return None if os.read(PARENT, 4096) else CONNECTION_DONE
+        data = os.read(PARENT, 65536)
+        self._lines.feed(data)
+        return None if data else CONNECTION_DONE
 
     def connectionLost(self, reason: Failure) -> None:
         self._stop()
@@ -56,7 +62,7 @@ def share(config: Config, workers: int) -> Config:
     return evolve(config, limits=evolve(config.limits, connections=connections))
 
 
-def run(inheritance: Inheritance) -> None:
+def run(inheritance: Inheritance, pipe: PipeObserver) -> None:
     """Serve until the parent goes away or SIGTERM comes; running responses get `limits.stop_timeout`."""
     import_module(inheritance.reactor).install()
     from twisted.internet import reactor as _reactor
@@ -65,8 +71,10 @@ def run(inheritance: Inheritance) -> None:
     from .service import RegcacheService
 
     reactor: Any = _reactor
-    config = share(inheritance.sources.config(kinds_of(find_plugins())), inheritance.of)
+    kinds = kinds_of(find_plugins())
+    config = share(inheritance.config(kinds), inheritance.of)
     service = RegcacheService(reactor, config, inheritance=inheritance)
+    edition = inheritance.edition
     stopping = False
 
     def stop() -> None:
@@ -76,16 +84,33 @@ def run(inheritance: Inheritance) -> None:
             stopping = True
             reactor.stop()
 
+    def beat() -> None:
+        pipe.beat(edition)
+
+    def follow(line: bytes) -> None:
+        """Serve by what the parent hands down; where that fails, another is to take this place."""
+        nonlocal edition
+        try:
+            later = Inheritance.read(line)
+            service.take_up(share(later.config(kinds), later.of), later.ca or service.ca)
+        except Exception:
+            log.failure("the worker cannot follow its parent")
+            stop()
+        else:
+            edition = later.edition
+            beat()
+
     def running() -> None:
         # a service manager may tell all processes at once, while the parent tells us too
         signal.signal(signal.SIGTERM, lambda number, frame: reactor.callFromThread(stop))
-        reactor.addReader(Lifeline(stop))
+        reactor.addReader(Lifeline(follow, stop))
         log.info(
             "worker {number} of {of} serves as process {pid}",
             number=inheritance.number,
             of=inheritance.of,
             pid=os.getpid(),
         )
+        LoopingCall(beat).start(BEAT)
 
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     service.startService()
@@ -96,12 +121,18 @@ def run(inheritance: Inheritance) -> None:
 def main() -> None:
     """Read the inheritance and run; exit status 1, with the reason in the log, when that fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops us
-    line = sys.stdin.buffer.readline()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a parent that reloads hands down what is new
+    faulthandler.enable()  # SIGABRT comes from a parent that believes us to hang: it logs where
+    with open(
+        PARENT, "rb", buffering=0, closefd=False
+    ) as pipe:  # a buffer would keep what comes after the line
+        line = pipe.readline()
     if not line.endswith(b"\n"):
         return  # the parent is gone already
-    globalLogBeginner.beginLoggingTo([PipeObserver(LOG)])
+    observer = PipeObserver(LOG)
+    globalLogBeginner.beginLoggingTo([observer])
     try:
-        run(Inheritance.read(line))
+        run(Inheritance.read(line), observer)
     except SystemExit as refusal:
         log.critical("{why}", why=str(refusal))
         raise SystemExit(1) from None

@@ -81,7 +81,7 @@ class Here:
         url = upstream or registry.url
         text = f'[registries."{NAME}"]\nupstream = "{url}"\n{ca}\n{lines}\n{tables}'
         config = parse_config([("test.toml", text)], kinds_of(PLUGINS))
-        answer = await Checkups(reactor, config, PLUGINS, lambda: self.now).run(
+        answer = await Checkups(reactor, lambda: config, PLUGINS, lambda: self.now).run(
             {"registry": name, "image": image}
         )
         said = json.dumps(answer)
@@ -150,7 +150,7 @@ async def test_a_registry_that_is_not_configured(here: Here, name: str) -> None:
 @pytest.mark.parametrize("document", [{}, {"registry": 5}, {"registry": "a", "image": 5}])
 async def test_a_question_that_is_none(document: dict[str, Any]) -> None:
     with pytest.raises(BadCommand):
-        await Checkups(reactor, parse_config([]), PLUGINS, reactor.seconds).run(document)
+        await Checkups(reactor, lambda: parse_config([]), PLUGINS, reactor.seconds).run(document)
 
 
 @pytest.mark.parametrize(

@@ -351,3 +351,18 @@ def test_a_pass_that_ends_early_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_sizes(count: int, text: str) -> None:
     assert words.size(count) == text
+
+
+# -- gen-ca
+
+
+def test_gen_ca_makes_a_root_and_says_what_to_do_with_it(tmp_path: Path) -> None:
+    done = run(tmp_path, "gen-ca", "new")
+    assert done.status == 0, done.err
+    fingerprint = re.search("^fingerprint (sha256:[0-9a-f]{64})$", done.out, re.MULTILINE)
+    assert fingerprint is not None
+    assert f"--fingerprint {fingerprint[1]}" in done.out
+    assert (tmp_path / "new/root.key").stat().st_mode & 0o777 == 0o600
+    again = run(tmp_path, "gen-ca", "new")
+    assert again.status == 1
+    assert "new/root.crt is there already, and is left alone: name another directory" in again.err

@@ -256,7 +256,7 @@ async def test_no_certificate(start: Start, monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(host: str) -> Any:
         raise PkiError("the issuing CA has expired")
 
-    monkeypatch.setattr(world.service.door, "context_for", refuse)
+    monkeypatch.setattr(world.service.edition.contexts, "for_host", refuse)
     answer = await deferToThread(raw, world.port, f"CONNECT {NAME}:443 HTTP/1.1\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 500 ")
     assert b"the issuing CA has expired" in answer

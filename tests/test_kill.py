@@ -23,8 +23,8 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from regcachd.config import parse_config
+from regcachd.preparation import prepare
 from regcachd.reference import Digest
-from regcachd.service import prepare
 from regcachd.testing import FakeRegistry, Throttle
 from regcachd.testing.message import Body
 from tests.world import NAME, Client, Reply, until

@@ -89,7 +89,7 @@ def everything_logged() -> Iterator[Everything]:
 
 def cached(world: World) -> CachedRegistry:
     """The daemon's own view of the registry."""
-    return world.service._endpoints[NAME]._registry
+    return world.service.edition.registries[NAME].endpoints._registry
 
 
 async def check_upstream(daemon: Path) -> str:
@@ -219,8 +219,8 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
             said.append(await check_upstream(daemon))
             parents.write_text(PARENTS)
             nodes.write_text(f"node:{HASHED}:{NODES}\nnode {HASHED}\n")  # no such file is taken
-            assert world.service._users is not None
-            await world.service._users.look()
+            assert world.service.edition.users is not None
+            await world.service.edition.users.look()
             secret.write_text(WRONG)
             registry.expire_tokens()
             said.append(await ask_own(world, PRIVATE))
@@ -232,7 +232,7 @@ async def test_no_secret_is_in_what_the_daemon_writes_or_says(tmp_path: Path) ->
             said.append(await ask_own(world, PRIVATE))
             said.append(repr(await deferToThread(malformed, world.port)))
             said.append(repr(await deferToThread(not_admitted, world.port)))
-            said.append(repr(world.service._users))
+            said.append(repr(world.service.edition.users))
             for method, path in (("GET", "/status"), ("GET", "/"), ("POST", "/"), ("GET", f"/{CLIENTS}")):
                 answer = str(await ask(daemon / "admin.sock", method, path))
                 said.append(answer.replace(f"/{CLIENTS}", ""))  # its own question

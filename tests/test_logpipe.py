@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.logger import LogEvent, Logger, LogLevel, LogPublisher, textFileLogObserver
 from twisted.python.failure import Failure
 
-from regcachd.logpipe import LONGEST_LINE, LONGEST_TEXT, Lines, PipeObserver, decode, encode
+from regcachd.logpipe import LONGEST_LINE, LONGEST_TEXT, Lines, PipeObserver, decode, encode, heartbeat
 
 
 def logged(event: LogEvent) -> str:
@@ -133,3 +133,17 @@ def test_a_parent_that_is_gone_is_no_error() -> None:
     os.close(there)
     PipeObserver(here)(event("nobody hears"))
     os.close(here)
+
+
+def test_a_heartbeat_tells_the_edition_and_is_no_event() -> None:
+    reading, writing = os.pipe()
+    PipeObserver(writing).beat(7)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        (line,) = pipe.read().splitlines()
+    assert heartbeat(line) == 7
+
+
+@pytest.mark.parametrize("line", [b"", b"{}", b'{"serves": ', b'{"serves": null}', encode(event("x"))])
+def test_nothing_else_is_a_heartbeat(line: bytes) -> None:
+    assert heartbeat(line) is None

@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from regcachd._compat import is_issued_by, validity
 from regcachd.certificates import PrivateKey, certificate_pem, key_pem, load_certificates
-from regcachd.pki import CA, Leaf, PkiError, open_ca
+from regcachd.pki import CA, Leaf, PkiError, make_authority, open_ca
 
 NOW = datetime.now(UTC).replace(microsecond=0)  # clients verify against the real time
 DAY = timedelta(days=1)
@@ -207,6 +207,10 @@ class TestOpenedAgain:
         open_ca(tmp_path, HOSTS, NOW)
         with pytest.raises(PkiError, match=r"may not read root\.key"):
             open_ca(tmp_path, ["quay.io"], NOW)
+        nearly_over = open_ca(tmp_path, HOSTS, NOW + 364 * DAY)
+        assert nearly_over.expires > NOW + 364 * DAY
+        with pytest.raises(PkiError, match=r"restart the service"):
+            open_ca(tmp_path, HOSTS, NOW + 366 * DAY)
 
     def test_first_start_cut_short(self, tmp_path: Path) -> None:
         """A root's key with nothing beside it, or a half-written file, is what a crash leaves."""
@@ -583,3 +587,27 @@ def test_go_rejects(tmp_path: Path, hosts: list[str], name: str, message: str) -
     ca = open_ca(tmp_path / "ca", hosts, NOW)
     with serving(tmp_path, ca.mint(name, NOW)) as port:
         assert message in skopeo(tmp_path, ca, name, port)
+
+
+class TestMakeAuthority:
+    """A root that is made before there is a daemon."""
+
+    def test_a_daemon_signs_by_it(self, tmp_path: Path) -> None:
+        end, fingerprint = make_authority(tmp_path / "made", NOW)
+        assert stat.S_IMODE((tmp_path / "made/root.key").stat().st_mode) == 0o600
+        assert end > NOW + timedelta(days=3600)
+        ca = open_ca(tmp_path / "made", ["a.example"], NOW)
+        assert ca.fingerprint == fingerprint
+
+    @pytest.mark.parametrize("name", ["root.crt", "root.key"])
+    def test_what_is_there_is_left_alone(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(PkiError, match="is there already"):
+            make_authority(tmp_path, NOW)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_text() == "precious"
+
+    def test_a_place_that_cannot_be_written_to(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(PkiError, match="cannot make a CA in"):
+            make_authority(tmp_path / "file", NOW)

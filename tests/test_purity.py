@@ -36,6 +36,8 @@ PURE = [
     "imagename",
     "finding",
     "verdicts",
+    "reload",
+    "pulse",
 ]
 """Those of the design; a module is tested from the moment it exists."""
 

@@ -534,7 +534,7 @@ async def test_a_connection_that_upstream_has_closed_meanwhile(tmp_path: Path) -
 
         assert (await together(ping, pong))[0] == 200
         # without a turn of the reactor in which the end could be noticed
-        upstream = place.world.service._upstreams[NAME]
+        upstream = place.world.service.edition.registries[NAME].upstream
         asked = upstream.request(b"POST", b"/v2/team/app/blobs/uploads/", [])
 
         def serve() -> None:
@@ -736,13 +736,13 @@ async def test_clients_that_leave_do_not_make_a_registry_unreachable(tmp_path: P
             for way in left, closed, brooded:
                 await deferToThread(way)
         await until(lambda: not place.busy)
-        assert place.world.service._upstreams[NAME].outage is None
+        assert place.world.service.edition.registries[NAME].upstream.outage is None
 
 
 async def test_an_upload_is_not_what_others_wait_for(tmp_path: Path) -> None:
     """While a registry is being tried again, an upload of a slow client is one of those who try, and no more."""
     async with pushing(tmp_path) as place:
-        upstream = place.world.service._upstreams[NAME]
+        upstream = place.world.service.edition.registries[NAME].upstream
         breaker = upstream._breaker(upstream._home)
         for _ in range(3):
             breaker.failed(0.0, 0.0, "test", 502, 0.0)

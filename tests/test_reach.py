@@ -262,7 +262,7 @@ async def test_a_download_under_way_goes_on_when_upstream_is_back(tmp_path: Path
         download = await Download(here, blob_path(digest)).begin()
         await download.read(size // 4)
         await here.registry.stop()
-        upstream = here.service._upstreams["registry.test"]
+        upstream = here.service.edition.registries["registry.test"].upstream
         await until(lambda: upstream.unreachable_since is not None)
         reply = await here.client().get(blob_path(other))
         assert reply.status == 502

@@ -398,7 +398,7 @@ async def test_a_restart_makes_no_yes_younger(tmp_path: Path, monkeypatch: pytes
 async def test_without_offline_grace_a_restart_forgets_every_yes(tmp_path: Path) -> None:
     async with running(tmp_path, private_registry(), settings="offline_grace = 0") as world:
         digest = await pulled(world)
-        assert not (tmp_path / "state/proofs.key").exists()
+        assert not (tmp_path / "state/private/proofs.key").exists()
         await world.restart_daemon()
         world.registry.private(PRIVATE, set())
         assert (await world.client().get(blob_path(digest, PRIVATE), Authorization=VICTIM)).status == 403

@@ -74,7 +74,8 @@ async def test_it_says_where_it_listens_and_what_to_do_next(tmp_path: Path) -> N
     assert "docker.io" in text
     assert str(tmp_path / "state/ca/root.crt") in text
     assert f"sha256:{daemon.ca.fingerprint.removeprefix('sha256:')}" in text
-    assert f":{number}/ca.crt" in text
+    assert f":{number} --fingerprint {daemon.ca.fingerprint}" in text
+    assert f":{number}/setup/all | sh" in text
     assert "export HTTPS_PROXY=http://" in text
     assert all("\n" not in line for line in lines)
     await wait(daemon.stopService())

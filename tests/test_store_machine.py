@@ -135,7 +135,7 @@ class StoreMachine(RuleBasedStateMachine):
         total = sum(self.shop.rows().values())
         limit = max(1, int(total * share))
         config = StoreConfig(max_size=Size(bytes=limit), min_free=Size(bytes=0))
-        Eviction(self.shop.store, self.shop.index, config, at_once).wake()
+        Eviction(self.shop.store, self.shop.index, lambda: config, at_once).wake()
         left = self.shop.rows()
         assert sum(left.values()) <= limit
         gone = [digest for digest in before if str(digest) not in left]
@@ -196,7 +196,7 @@ class StoreMachine(RuleBasedStateMachine):
             min_free=Size(bytes=0),
         )
         with mock.patch("regcachd.eviction.log"), killed_at(call), suppress(Crash):
-            Eviction(self.shop.store, self.shop.index, config, at_once).wake()
+            Eviction(self.shop.store, self.shop.index, lambda: config, at_once).wake()
         self.shop.crash()
         for digest in [*self.right, *self.rotten]:
             if not self.shop.store.blob_path(digest).exists():

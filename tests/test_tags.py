@@ -317,7 +317,7 @@ async def test_when_upstream_fails_a_tag_is_what_it_was(
         assert reply.headers["content-length"] == str(len(image.data))
         assert reply.body == (image.data if method == "GET" else b"")
         assert any("is served as it was" in line for line in told)
-        assert world.service._endpoints["registry.test"]._registry.served_stale == 1
+        assert world.service.edition.registries["registry.test"].endpoints._registry.served_stale == 1
         world.registry.heal()
         world.registry.release()
 
@@ -501,7 +501,7 @@ async def test_who_has_no_pulls_left_gets_what_was_and_asks_no_more(
         assert (reply.status, reply.headers["retry-after"]) == (429, "50")
         assert b"TOOMANYREQUESTS" in reply.body
         assert lines(world) == []
-        governor = world.service._endpoints["registry.test"]._registry.governor
+        governor = world.service.edition.registries["registry.test"].endpoints._registry.governor
         assert governor.limited[Kind.PULLS] == 1
         world.registry.heal(rule)
         wall.time += 50

@@ -12,6 +12,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 from urllib.request import urlopen
@@ -23,10 +24,11 @@ from twisted.internet.error import ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from regcachd.child import Worker
 from regcachd.cli.client import Client
 from regcachd.config import Config, Sources, StoreConfig
 from regcachd.worker import share
-from regcachd.workers import SETTLED, Worker, Workers, how_many
+from regcachd.workers import SETTLED, Workers, how_many
 from tests.e2e.programs import Server, environment, free_port, run, wait_until
 from tests.e2e.regcache import REGISTRY, ROOT, Daemon, twistd
 from tests.test_tls import shared_openssl
@@ -51,9 +53,9 @@ class Upstream:
             return sum("/v2/team/" in line for line in answer.read().decode().splitlines())
 
 
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
-    directory = tmp_path_factory.mktemp("upstream")
+@contextmanager
+def upstream_in(directory: Path) -> Iterator[Upstream]:
+    """The registry, while it runs."""
     log = directory / "upstream.log"
     server = Server.start(
         "the registry",
@@ -66,6 +68,12 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
     digest = about["layers"][0]
     yield Upstream(about["url"], Path(about["ca"]), f"/v2/{about['repository']}/blobs/{digest}", digest)
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
+    with upstream_in(tmp_path_factory.mktemp("upstream")) as running:
+        yield running
 
 
 Start = Callable[[int], Daemon]

@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from regcachd.authentication import find_plugins, kinds_of
 from regcachd.care import Care
-from regcachd.config import Sources, parse_config
+from regcachd.config import Config, Sources, parse_config
 from regcachd.evidence import kept_key
 from regcachd.guard import Rule, anywhere
 from regcachd.inheritance import Inheritance, Secrets
@@ -122,12 +122,12 @@ class World:
         await self.service.eviction.idle()  # which looks once after that
         return self
 
-    def start_daemon(self) -> None:
-        """Start a daemon on the directory, as a restart would."""
+    def config(self) -> Config:
+        """The daemon's configuration, as it would be read now."""
         ca = ""
         if self.registry.url.startswith("https"):
             ca = f'ca = "{self.registry.ca_file(self.directory / "upstream-ca.pem")}"'
-        config = parse_config(
+        return parse_config(
             [
                 (
                     "test.toml",
@@ -151,6 +151,10 @@ class World:
             ],
             kinds_of(find_plugins()),
         )
+
+    def start_daemon(self) -> None:
+        """Start a daemon on the directory, as a restart would."""
+        config = self.config()
         inheritance = None
         if self.is_second:
             key = kept_key(self.directory / "state/proofs.key")

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from regcachd import __version__
 from regcachd.cli import check_upstream as checking
+from regcachd.cli import gen_ca as generating
 from regcachd.cli import import_env as importing
 from regcachd.cli import scrub as scrubbing
 from regcachd.cli import store as storing
@@ -18,6 +20,8 @@ from regcachd.cli.client import Document, find
 FOUND = 1
 """The exit status when all went well and something was found that somebody should know of."""
 INTERRUPTED = 130
+STATE = Path("/var/lib/regcachd/ca")
+"""Where the CA of an installed daemon is."""
 
 _EPILOG = """\b
 Exit status: 0 all is well; 1 something was found (rot, a store in trouble,
@@ -96,6 +100,24 @@ def scrub(path: Path | None, as_json: bool, wait: bool, stop: bool) -> None:
         raise SystemExit(FOUND)
 
 
+@regcachctl.command(epilog=_EPILOG)
+@_as_json
+@click.pass_obj
+def reload(path: Path | None, as_json: bool) -> None:
+    """Have the daemon read its configuration again.
+
+    What has changed holds for new connections; those there are go on as before. A configuration that cannot be used is
+    refused, with what to mend, and the old one stays in force. Keys that wait for a restart are named.
+    """
+    answer = find(path).ask("POST", "/reload")
+    if as_json:
+        _print_json(answer)
+        return
+    click.echo(f"changed: {', '.join(answer['changed']) or 'nothing'}")
+    if answer["waiting"]:
+        click.echo(f"waiting for a restart: {', '.join(answer['waiting'])}")
+
+
 @regcachctl.command("check-upstream", epilog=_EPILOG)
 @_as_json
 @click.argument("registry")
@@ -116,6 +138,17 @@ def check_upstream(path: Path | None, as_json: bool, registry: str, image: str |
         checking.show(_console(), answer)
     if answer["outcome"] != "ok":
         raise SystemExit(FOUND)
+
+
+@regcachctl.command("gen-ca")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+def gen_ca(directory: Path) -> None:
+    """Make a root of your own for the certificate authority.
+
+    regcachd makes one at its first start, so this is for those who want it before, or the same on several head nodes.
+    The DIRECTORY gets root.crt and root.key (mode 0600, without a passphrase); one that has them is left alone.
+    """
+    click.echo(generating.generate(directory, datetime.now(UTC), STATE), nl=False)
 
 
 @regcachctl.command("import-env")

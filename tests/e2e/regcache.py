@@ -7,7 +7,9 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from attrs import frozen
 
@@ -48,11 +50,12 @@ class Daemon:
         store: str = "",
         registry: str = "",
         hosts: Path | None = None,
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> Daemon:
         """
         Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
         `authority`. `settings` are further lines before the first table of the configuration, `store` some of
-        its [store], `registry` some of the registry's.
+        its [store], `registry` some of the registry's. `environ` is further environment.
         """
         directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
@@ -73,7 +76,13 @@ class Daemon:
         server = Server.start(
             "twistd regcache",
             [*_with_names_of(hosts), *twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
-            environment(directory / "home", PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1", PYTHONNOUSERSITE="1"),
+            environment(
+                directory / "home",
+                PYTHONPATH=str(ROOT),
+                PYTHONUNBUFFERED="1",
+                PYTHONNOUSERSITE="1",
+                **environ,
+            ),
             directory / "regcachd.log",
         )
         daemon = cls(server, port, directory)
