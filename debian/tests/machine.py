@@ -1,7 +1,7 @@
 """The machine of the tests: commands, the service's state, registries, and a client.
 
-The registries are Debian's docker-registry under the names of docker.io and quay.io on loopback addresses; quay.io is on
-a slow line.
+The registries are Debian's docker-registry under the names of docker.io and quay.io on loopback addresses; quay.io is
+on a slow line.
 """
 
 import contextlib
