@@ -24,6 +24,7 @@ from .push import is_write
 from .registry import CachedRegistry, Shared
 from .tls import LeafContexts
 from .token_endpoints import at_token_host
+from .trust import Roots
 from .upstream import Upstream
 from .web import Request
 
@@ -69,7 +70,8 @@ class Edition:
     def make(cls, common: Common, config: Config, ca: CA, users: ProxyUsers | None) -> "Edition":
         """The edition of a configuration. Raises RegcachdError where something that it names cannot be used."""
         shared = evolve(common.shared, limits=config.limits)
-        registries = {name: _serve(common, shared, config, name) for name in config.registries}
+        roots = Roots()
+        registries = {name: _serve(common, shared, config, name, roots) for name in config.registries}
 
         def unreachable() -> list[str]:
             outages = (served.upstream.unreachable for served in registries.values())
@@ -100,11 +102,11 @@ class Edition:
         return tuple(each for served in self.registries.values() for each in served.upstreams())
 
 
-def _serve(common: Common, shared: Shared, config: Config, name: str) -> Served:
+def _serve(common: Common, shared: Shared, config: Config, name: str, roots: Roots) -> Served:
     registry = config.registries[name]
-    upstream = Upstream(common.reactor, registry, config.limits)
+    upstream = Upstream(common.reactor, registry, config.limits, roots)
     token_hosts = {
-        host: Upstream(common.reactor, at_token_host(registry, host), config.limits)
+        host: Upstream(common.reactor, at_token_host(registry, host), config.limits, roots)
         for host in registry.token_hosts
         if config.authorities[host] == name
     }

@@ -26,7 +26,7 @@ from .parent import Parent
 from .passage import NotConnected, unauthorized
 from .pool import Pool
 from .response import RawHeaders, Response, UpstreamFailed
-from .trust import Trust
+from .trust import Roots, Trust
 from .units import roughly
 from .upload import Upload
 
@@ -63,12 +63,12 @@ class Unreachable(UpstreamFailed):
 class Upstream:
     """Requests to one registry and to the storage it redirects to."""
 
-    def __init__(self, reactor: Any, registry: Registry, limits: Limits) -> None:
+    def __init__(self, reactor: Any, registry: Registry, limits: Limits, roots: Roots | None = None) -> None:
         self._reactor = reactor
         self.registry = registry
         self._home, _ = parse_url(registry.upstream)
         self._dialer = Dialer(reactor, registry.parent, limits.connect_timeout)
-        self._trust = Trust(reactor, registry.ca, limits.connect_timeout)
+        self._trust = Trust(reactor, registry.ca, limits.connect_timeout, roots)
         self._pool = Pool(reactor)
         self._breakers: dict[Netloc, Breaker] = {}
 
