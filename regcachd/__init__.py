@@ -9,9 +9,12 @@
                                           |    |                                       |
      transport.send_file <- delivery <- growing <- store, index <- partial <- fill <-- one download of one digest
 
-Requests   `frontdoor` reads the first head (`connect`) and obeys `intercept`. Inside, `web` speaks HTTP
-           (`channel`: one connection) and `endpoints` dispatches by `routes`. `pages` are the daemon's own. Where users
-           must say who they are, `admission` knows, from a file of `htpasswd`.
+Requests   `frontdoor` reads the first head (`connect`) and obeys `intercept`; each `handshake` makes it TLS. Inside,
+           `web` speaks HTTP (`channel`: one connection), `endpoints` dispatches by `routes`. `pages` are the daemon's
+           own. Where users must say who they are, `admission` knows, from a file of `htpasswd`.
+Mirrors    Whom a request is for, each says itself: `reception` finds its `destination` by `addressing`, which knows the
+           words of a `mirror`. An answer's `web_links` lead back here. `mirror_door` is where they come over TLS, to
+           one of the machine's `names`.
 Writing    `push` passes on what changes a registry; its body is an `upload`, at the pace of the slower side.
 Data path  `transport` switches to TLS on the socket (`tls_socket`) and sends files: `sending`, from page cache to
            socket, without Twisted's TLS in between; where the kernel makes the TLS records (`kernel_tls`), without
@@ -44,12 +47,13 @@ Clouds     `leases` are credentials that end, and are replaced in time or when `
            `aws`, `google`, `azure` (by `oauth`). `dockerconfig` is docker's file, `programs` runs what it names.
 Processes  `workers` is the parent of several: `listening` sockets, `inheritance` and `logpipe` tie it to each `worker`.
            It takes `care` of the store. With `workers = 1` there is one process and none of that.
-Wiring     `tap` reads options and configuration (`documents`, `config`, `schema`, `values`, `units`, `known`);
-           `service` makes everything and is, with `workers`, the only importer of the edges.
+Wiring     `tap` reads options and configuration (`documents`, `config`, `schema`, `values`, `units`, `known`), whatever
+           `config_error` there is; `service` makes everything and is, with `workers`, the only importer of the edges.
 
 Pure modules, which know no reactor, clock, file or OpenSSL: reference, routes, challenge, freshness, tag_rules, ranges,
-access, connect, breaker, extents, finding, governor, imagename, intercept, interfaces, lru, parallel, parent, patience,
-realm, sharing, tokens, verdicts, config and what it is made of. The rest are edges. Times are seconds, sizes are bytes.
+access, connect, addressing, breaker, destination, extents, finding, governor, imagename, intercept, interfaces, lru,
+mirror, parallel, parent, patience, realm, sharing, tokens, verdicts, web_links, config and what it is made of.
+The rest are edges. Times are seconds, sizes are bytes.
 """
 
 __version__ = "0.1.0"

@@ -22,12 +22,19 @@ _DROP_IN = "Environment=HTTPS_PROXY={url} under [Service] with `systemctl edit d
 def greet(config: Config, ca: CA, ports: Sequence[Any], workers: int) -> None:
     """Say it, and what is wrong with the secrets."""
     report(config)
+    ports, mirrors = ports[: len(config.listen)], ports[len(config.listen) :]
     log.info(
         "regcachd {version} listens on {where} and caches {names}",
         version=__version__,
         where=where(ports),
         names=", ".join(sorted(config.registries)),
     )
+    if mirrors:
+        log.info(
+            "it is asked as a mirror over TLS at {where}, as {names}",
+            where=where(mirrors),
+            names=", ".join(config.mirror_names),
+        )
     if workers > 1:
         log.info("{workers} workers share the port and the store", workers=workers)
     log.info("its certificate authority is {path}", path=str(ca.root_path))

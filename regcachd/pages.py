@@ -5,7 +5,6 @@ from html import escape
 from attrs import frozen
 
 from . import __version__
-from .admission import CHALLENGE, ProxyUsers
 from .farewell import PLAIN
 from .pki import CA
 from .store import Store
@@ -44,14 +43,11 @@ class Pages:
     registries: tuple[str, ...]
     trouble: Trouble
     store: Store
-    users: ProxyUsers | None = None
 
     async def respond(self, request: Request) -> None:
-        """Answer a request that came in plain HTTP."""
+        """Answer a request that is for nobody else."""
         if request.method == b"CONNECT":
             _text(request, 400, "CONNECT must be the first request of a connection")
-        elif not request.path.startswith(b"/"):
-            await self._proxied(request)
         elif request.method not in (b"GET", b"HEAD"):
             request.answer(
                 405, [(b"Allow", b"GET, HEAD"), (b"Content-Type", PLAIN)], b"only GET and HEAD here\n"
@@ -71,20 +67,6 @@ class Pages:
             _text(request, 200, "ok" if what is None else f"ok, but nothing is cached: {what}")
         else:
             _text(request, 404, "no such page; / says what this is")
-
-    async def _proxied(self, request: Request) -> None:
-        """A request for another host: no, but nobody is told more before saying who it is."""
-        why = "this proxy takes HTTPS requests by CONNECT, and no plain-HTTP requests for other hosts"
-        if self.users is not None:
-            header = request.header("proxy-authorization")
-            address = getattr(request.client, "host", "")
-            refusal = await self.users.refusal(None if header is None else header.encode("latin-1"), address)
-            if refusal is not None:
-                extra = [CHALLENGE] if refusal.status == 407 else []
-                kind = (b"Content-Type", PLAIN)
-                request.answer(refusal.status, [kind, *extra], refusal.reason.encode() + b"\n")
-                return
-        _text(request, 403, why)
 
     def _index(self, request: Request) -> None:
         host = request.header("host") or "HEAD-NODE:3128"

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ from .guard import Rule, never_ours
 from .htpasswd import BadUsers
 from .index import TICK, Index
 from .inheritance import FIRST_SOCKET, Inheritance, Secrets
-from .listening import adopt, bind
+from .mirror_door import MirrorDoor, adopt_doors, bind_doors
+from .names import certified_names, names_beside, own_names
 from .pages import Pages
 from .pki import CA, PkiError, open_ca
-from .push import is_write
 from .recent import RecentManifests
+from .reception import Reception
 from .registry import CachedRegistry, Shared
 from .safekeeping import refuse_exposed
 from .singleflight import SingleFlight
@@ -49,7 +51,6 @@ from .token_endpoints import at_token_host
 from .transport import use_direct_transport
 from .trouble import Trouble
 from .upstream import Upstream
-from .web import Request
 
 log = Logger()
 
@@ -74,9 +75,8 @@ def utc_now() -> datetime:
 
 def open_configured_ca(config: Config) -> CA:
     """The CA, made if this is the first start. Raises PkiError."""
-    hosts = {authority.host for registry in config.registries.values() for authority in registry.intercepted}
     own = None if config.ca is None else (Path(config.ca.certificate), Path(config.ca.key))
-    return open_ca(Path(config.state) / "ca", hosts, utc_now(), own)
+    return open_ca(Path(config.state) / "ca", certified_names(config), utc_now(), own)
 
 
 def prepare(config: Config) -> CA:
@@ -172,16 +172,19 @@ class RegcacheService(Service):
         }
         self._checkers = DiskThreads(reactor, "regcachd-check", CHECKERS)
         self._users = self._proxy_users()
-        self._pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble, store, self._users)
+        pages = Pages(self.ca, tuple(sorted(config.registries)), self._trouble, store)
+        reception = Reception(config.registries, self._endpoints, pages, self._users, own_names(config))
         self._contexts = LeafContexts(
             self.ca,
             utc_now,
-            self._names_beside,
+            partial(names_beside, config),
             ticket_secret=secrets.tickets,
             # where the module is not loaded, asking for it would only cost every handshake a little
             kernel=config.tls.kernel == "auto" and KERNEL_TLS.exists(),
         )
-        web = WebFactory(reactor, self._respond, config.limits.head_size, is_write)
+        web = WebFactory(
+            reactor, reception.respond, config.limits.head_size, reception.is_upload, reception.address
+        )
         self.door = FrontDoor(reactor, config, web, self._contexts.for_host, tunnel_rule, self._users)
         self._chores = {
             LoopingCall(lambda: self._writers.run(self._index.checkpoint)): CHECKPOINT,
@@ -239,15 +242,6 @@ class RegcacheService(Service):
         )
         return self._writers.run(self._index.tags.expire, self._now() - life)
 
-    def _names_beside(self, host: str) -> frozenset[str]:
-        """The host names of the registries that answer to `host`."""
-        names: set[str] = set()
-        for registry in self.config.registries.values():
-            hosts = {authority.host for authority in registry.authorities}
-            if host in hosts:
-                names |= hosts
-        return frozenset(names)
-
     def _blob_stored(self, blob: Growing) -> None:
         self._trouble.over()
         self._index.add(blob.digest, blob.watermark, None, self._now())
@@ -258,13 +252,6 @@ class RegcacheService(Service):
         for repository in blob.links:  # they were made on the promise of these bytes
             self._index.unlink(repository, blob.digest)
 
-    async def _respond(self, request: Request) -> None:
-        registry = request.channel.registry
-        if registry is None:
-            await self._pages.respond(request)
-        else:
-            await self._endpoints[registry.name].respond(request)
-
     # -- listening
 
     def privilegedStartService(self) -> None:
@@ -274,11 +261,12 @@ class RegcacheService(Service):
                 self._index.open(or_later=True)
             else:
                 self.care.begin()
+            doors = self.door, MirrorDoor(self.door)
             if self._inheritance is None:
-                ports = bind(self._reactor, self.config.listen, self.door)
+                ports = bind_doors(self._reactor, self.config, *doors)
             else:
                 sockets = range(FIRST_SOCKET, FIRST_SOCKET + self._inheritance.sockets)
-                ports = adopt(self._reactor, sockets, self.door)
+                ports = adopt_doors(self._reactor, self.config, sockets, *doors)
         except RegcachdError as error:
             raise SystemExit(f"regcachd does not start: {error}") from None
         self.attend(ports)
