@@ -21,6 +21,8 @@ NEEDED = (
     "podman",
     "buildah",
     "runc",
+    "containerd",
+    "ctr",
     "curl",
     "openssl",
     "htpasswd",
