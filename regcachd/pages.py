@@ -30,6 +30,8 @@ update-ca-certificates</pre>
 <pre>HTTPS_PROXY={url}</pre>
 <p>For docker and containerd this belongs into <code>Environment=</code> of a systemd drop-in; podman, skopeo and
 buildah read it from the shell's environment.</p>
+<p>Or let containerd, docker or podman take it for a mirror, which needs neither: <code>{url}</code> in
+<code>hosts.toml</code> and <code>registry-mirrors</code>. docs/mirror.md says how.</p>
 <p><a href="/healthz">Health</a></p>
 </body></html>
 """

@@ -25,6 +25,7 @@ from .web import JSON, Request
 
 _WELCOME = ((b"Content-Type", JSON), (b"Docker-Distribution-Api-Version", b"registry/2.0"), VIA)
 _PASSED_ON = ("basic", "bearer")
+_HOW = "; without CONNECT it is said in the header Proxy-Authorization of each request (docs/mirror.md)"
 
 
 @define(eq=False)
@@ -91,8 +92,10 @@ class Reception:
         refusal = await self._users.refusal(None if header is None else header.encode("latin-1"), address)
         if refusal is None:
             return True
-        extra = [CHALLENGE] if refusal.status == 407 else []
-        _refuse(request, refusal.status, "DENIED", refusal.reason, extra)
+        extra, reason = (
+            ([CHALLENGE], refusal.reason + _HOW) if refusal.status == 407 else ([], refusal.reason)
+        )
+        _refuse(request, refusal.status, "DENIED", reason, extra)
         return False
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.e2e.clients import image_of_directory, storage_of
+from tests.e2e.clients import User, image_of_directory, storage_of
 from tests.e2e.images import Image
 from tests.e2e.programs import ProgramError, Server, environment, kill_pid_in, run, wait_until
 from tests.e2e.regcache import REGISTRY
@@ -76,7 +76,7 @@ def buildah(endpoint: Endpoint, image: Image, directory: Path) -> None:
     _expect(json.loads(run(environ, *command, "images", "--json"))[0]["digest"], image)
 
 
-def containerd(endpoint: Endpoint, image: Image, directory: Path) -> None:
+def containerd(endpoint: Endpoint, image: Image, directory: Path, user: User | None = None) -> None:
     """ctr and a containerd of its own; the registry itself, as `server`, is a port that nobody has."""
     environ = environment(directory / "home")
     hosts = directory / "hosts" / REGISTRY
@@ -88,7 +88,9 @@ def containerd(endpoint: Endpoint, image: Image, directory: Path) -> None:
     with _running_containerd(environ, directory) as socket:
         name = f"{REGISTRY}/{image.reference}"
         ctr: list[str | Path] = ["ctr", "--address", socket, "images"]
-        run(environ, *ctr, "pull", "--snapshotter", "native", "--hosts-dir", directory / "hosts", name)
+        credentials = ["--user", user.pair] if user else []
+        hosts_dir: list[str | Path] = ["--hosts-dir", directory / "hosts"]
+        run(environ, *ctr, "pull", "--snapshotter", "native", *credentials, *hosts_dir, name)
         found = run(environ, *ctr, "list", f"name=={name}").splitlines()[1].split()
         _expect(found[2], image)
 

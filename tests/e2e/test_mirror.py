@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.clients import image_of_directory
+from tests.e2e.conftest import USERS
 from tests.e2e.docker_registry import DockerRegistry
 from tests.e2e.images import Image
 from tests.e2e.mirrors import PREFIX, Endpoint, MirrorClient, buildah, containerd, podman, skopeo
-from tests.e2e.programs import Server, environment, free_port, run
+from tests.e2e.programs import ProgramError, Server, environment, free_port, run
 from tests.e2e.regcache import REGISTRY, Daemon
 
 pytestmark = pytest.mark.e2e
@@ -49,6 +50,23 @@ def test_a_second_pull_takes_no_blob_from_upstream(
     before = registry.requests()
     client(endpoint, small_image, room / "second")
     assert not [each for each in registry.requests_since(before) if each.is_for_blob]
+
+
+def test_a_private_image_is_for_who_has_the_password(
+    start_daemon: Callable[..., Daemon], private_registry: DockerRegistry, small_image: Image, room: Path
+) -> None:
+    """containerd answers the registry's challenge; a stranger gets nothing, though all is stored."""
+    daemon = start_daemon(private_registry, table=HOSTS)
+    endpoint = Endpoint(daemon.url)
+    with pytest.raises(ProgramError, match=r"401|[Uu]nauthorized"):
+        containerd(endpoint, small_image, room / "stranger")
+    containerd(endpoint, small_image, room / "ada", USERS[0])
+    before = private_registry.requests()
+    containerd(endpoint, small_image, room / "grace", USERS[1])
+    assert not [r for r in private_registry.requests_since(before) if r.is_for_blob and r.method == "GET"]
+    for client in (containerd, podman, skopeo):
+        with pytest.raises(ProgramError):
+            client(endpoint, small_image, room / f"{client.__name__}-stranger")
 
 
 @pytest.fixture
