@@ -10,8 +10,8 @@ from .growing import FillFailed, Growing
 from .http1 import Response
 from .passing import pass_whole
 from .reference import Digest, Repository
-from .registry import CachedRegistry, Question, captured
-from .relay import HIT, STALE, Answer, cache_status, stream
+from .registry import CachedRegistry, Question
+from .relay import HIT, STALE, Answer, cache_status, captured, stream
 from .requester import Requester
 from .singleflight import SingleFlight
 from .source import begins_at

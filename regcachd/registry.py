@@ -26,8 +26,8 @@ from .index import Index
 from .patience import Patience
 from .recent import RecentManifests
 from .reference import Digest, Repository
-from .relay import Answer, TooLarge, asking, capture
-from .requester import Bare, Kind, Requester, anybody
+from .relay import Answer, asking, captured
+from .requester import Bare, Kind, Requester, Stranger, anybody
 from .session import CredentialRefused, Session
 from .silence import Silence
 from .singleflight import SingleFlight
@@ -39,9 +39,6 @@ from .upstream import BadRedirect, Unreachable, Upstream
 from .web import Request
 
 log = Logger()
-
-MOST_ERROR = 64 * 1024
-"""Bytes of an error body of upstream that are passed on."""
 
 
 @frozen
@@ -150,12 +147,18 @@ class CachedRegistry:
         """The session that a client without a credential shares, if regcachd's own is shared."""
         return self.session if self.settings.share and request.header("authorization") is None else None
 
+    def stranger(self, request: Request) -> Stranger | None:
+        """The way for a mirror's client without a credential."""
+        is_one = request.is_mirrored and request.header("authorization") is None
+        return Stranger(self.anonymous, self._bare) if is_one else None
+
     def requester(self, request: Request) -> Requester:
         """The client, as the one who asks."""
         headers, authorization = asking(request), request.header("authorization")
-        session = self.session_for(request)
-        if session is not None:
+        if (session := self.session_for(request)) is not None:
             return Requester(Who.SHARED, self._shared_credential, headers, True, session)
+        if (stranger := self.stranger(request)) is not None:
+            return anybody(stranger, headers)
         standing = self.shared.anonymity.standing(authorization)
         if standing.is_anonymous:
             return Requester(Who.ANONYMOUS, standing.credential, headers, False, self._bare)
@@ -361,11 +364,3 @@ def _is_of_type(response: Response, media_type: str | None) -> bool:
     """Is a manifest what we take it for, as far as upstream says?"""
     named = response.header(b"content-type")
     return media_type is None or named is None or essence(named.decode("latin-1")) == essence(media_type)
-
-
-async def captured(response: Response) -> Answer:
-    """An error of upstream, with its body if that is small."""
-    try:
-        return await capture(response, MOST_ERROR)
-    except (TooLarge, UpstreamFailed):
-        return Answer(response.status, response.reason, response.headers, b"", response.length)

@@ -33,6 +33,7 @@ from regcachd.values import (
     one_of,
     optional,
     or_off,
+    own_name,
     realm_authority,
     realm_host,
     required,
@@ -255,12 +256,15 @@ class Config:
     host the first, unless the host is itself a registry.
 
     `workers` is None for as many as the machine has processors; `proxy_users` is where those are named who may use the
-    proxy, None for everybody.
+    proxy, None for everybody. `mirror_tls` is where mirrors are asked over TLS, under one of `mirror_names`: hosts in
+    lower case, and addresses without brackets.
     """
 
     listen: tuple[str, ...] = key(["dual:3128"], list_of(listener, empty=False))
     workers: int | None = key("auto", workers)
     state: str = key("/var/lib/regcachd", text)
+    mirror_tls: tuple[str, ...] = key([], list_of(listener))
+    mirror_names: tuple[str, ...] = key([], list_of(own_name))
     clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
     admin: str = key("/run/regcachd/admin.sock", text)
     exposed_secrets: str = key("warn", one_of("warn", "refuse"))

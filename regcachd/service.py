@@ -33,7 +33,7 @@ from .guard import Rule, never_ours
 from .htpasswd import BadUsers
 from .index import TICK, Index
 from .inheritance import FIRST_SOCKET, Inheritance
-from .listening import adopt, bind
+from .mirror_door import MirrorDoor, adopt_doors, bind_doors
 from .notify import ServiceManager
 from .pki import CA
 from .preparation import make_secrets, open_configured_ca, prepare
@@ -238,11 +238,12 @@ class RegcacheService(Service):
                 self._index.open(or_later=True)
             else:
                 self.care.begin()
+            doors = self.door, MirrorDoor(self.door)
             if self._inheritance is None:
-                ports = bind(self._reactor, self.config.listen, self.door)
+                ports = bind_doors(self._reactor, self.config, *doors)
             else:
                 sockets = range(FIRST_SOCKET, FIRST_SOCKET + self._inheritance.sockets)
-                ports = adopt(self._reactor, sockets, self.door)
+                ports = adopt_doors(self._reactor, self.config, sockets, *doors)
         except RegcachdError as error:
             raise SystemExit(f"regcachd does not start: {error}") from None
         self.attend(ports)

@@ -31,7 +31,7 @@ MEMORY = 300.0
 """Seconds a challenge is reused."""
 
 _PING = b"/v2/"
-_CLIENTS_OWN = frozenset((b"authorization", b"cookie"))
+CLIENTS_OWN = frozenset((b"authorization", b"cookie"))
 _DAEMONS_OWN = b"set-cookie"
 """What of an answer goes to no client: a cookie can stand for the credential (Harbor's does)."""
 
@@ -181,7 +181,7 @@ class Session:
 
 def _with(headers: RawHeaders, authorization: str | None) -> RawHeaders:
     """The daemon's own credential, or none, instead of a client's."""
-    kept = [h for h in headers if h[0].lower() not in _CLIENTS_OWN]
+    kept = [h for h in headers if h[0].lower() not in CLIENTS_OWN]
     return kept if authorization is None else [*kept, (b"Authorization", authorization.encode())]
 
 

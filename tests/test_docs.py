@@ -32,6 +32,20 @@ def test_an_example_is_a_configuration_whose_keys_go_together(example: str) -> N
             plugins[registry.auth.kind].authenticator(registry.auth.keys, home, CannedWeb(), None)
 
 
+MIRRORS = (Path(__file__).parent.parent / "docs" / "mirror.md").read_text()
+OURS = [
+    text
+    for text in re.findall(r"```toml\n(.*?)```", MIRRORS, re.DOTALL)
+    if "registries." in text or "_tls" in text
+]
+
+
+@pytest.mark.parametrize("example", OURS)
+def test_what_mirrors_need_is_a_configuration(example: str) -> None:
+    assert len(OURS) == 3
+    parse_config([("mirror.md", example)])
+
+
 SECTIONS = re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", REGISTRIES, re.DOTALL | re.MULTILINE)
 
 
