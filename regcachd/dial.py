@@ -78,6 +78,8 @@ class Dialer:
         try:
             await self._wait(connecting)
         except (ConnectError, DNSLookupError, ValueError) as error:  # ValueError: no name that IDNA allows
+            if self._closed:
+                raise UpstreamFailed(STOPPING, status=503) from error
             if not late.active():
                 why = f"no name server says what its address is ({host})"
                 raise NotConnected(f"{name} cannot be reached: {why}", 504) from error

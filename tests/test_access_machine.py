@@ -112,6 +112,7 @@ class Asking:
 
     authorization: str | None
     method: bytes
+    is_mirrored = False
 
     @property
     def requestHeaders(self) -> Headers:
