@@ -127,12 +127,13 @@ async def test_many_at_the_same_moment_are_one_request_upstream(tmp_path: Path) 
 async def test_a_fill_outlives_its_first_client(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         digest = world.registry.add_blob("team/app", DATA)
-        world.registry.fault(digest, Throttle(1_000_000))
+        world.registry.fault(digest, StallAfter(len(DATA) // 2))
         download = await Download(world, blob_path(digest)).begin()
         await download.read(1000)
         download.close()
         await until(lambda: world.service.door.connections == 0)
         assert world.stored() == []
+        world.registry.release()
         await until(lambda: world.stored() == [digest.hex])
         assert world.registry.requests.count() == 1
 
