@@ -62,6 +62,8 @@ def download(connections: Sequence[http.client.HTTPSConnection], path: str) -> l
     with contextlib.ExitStack() as cleanup, selectors.DefaultSelector() as selector:
         for connection in connections:
             cleanup.callback(connection.close)
+            connection.connect()
+        for connection in connections:
             connection.request("GET", path)
         downloads = []
         for connection in connections:
