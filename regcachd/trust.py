@@ -29,6 +29,16 @@ class TrustUnusable(RegcachdError):
     """The certificates that a registry is to be trusted by cannot be read."""
 
 
+def load(context: SSL.Context, ca: str) -> None:
+    """Have a context trust the certificates in the file `ca`. Raises TrustUnusable."""
+    try:
+        context.load_verify_locations(ca)
+    except SSL.Error:
+        raise TrustUnusable(
+            f"ca = {ca}: no certificates can be read from it; name a readable file in PEM"
+        ) from None
+
+
 class Verified:
     """A context that verifies upstream by the system's roots, and by those of the file `ca`. Raises TrustUnusable."""
 
@@ -38,12 +48,7 @@ class Verified:
         self.context = _context()
         self.context.set_default_verify_paths()
         if ca is not None:
-            try:
-                self.context.load_verify_locations(ca)
-            except SSL.Error:
-                raise TrustUnusable(
-                    f"ca = {ca}: no certificates can be read from it; name a readable file in PEM"
-                ) from None
+            load(self.context, ca)
         self.context.set_verify(SSL.VERIFY_PEER, self._judge)
 
     def _judge(self, connection: SSL.Connection, certificate: Any, error: int, depth: int, ok: int) -> bool:
