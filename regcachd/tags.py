@@ -139,9 +139,10 @@ class Tags:
     async def _serve_spare(
         self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None, why: str
     ) -> bool:
-        """Serve what there is, since upstream has failed. Raises UpstreamFailed."""
+        """Serve what there is, since upstream has failed, and let HEAD promise no more. Raises UpstreamFailed."""
         if spare is None:
             return False
+        self._registry.shared.index.tags.unname(asked.repository, asked.tag, asked.accept)
         age = roughly(max(0.0, self._registry.shared.now() - spare.checked))
         log.warn(
             "upstream failed ({why}): {what} is served as it was {age} ago", why=why, what=str(asked), age=age
@@ -181,7 +182,10 @@ class Tags:
         assert heard.answer is not None
         if heard.has_failed:
             return heard.answer
-        heard.answer.send(request, FORWARDED)
+        if heard.entry is None or not not_modified(
+            request, heard.entry.digest, [*describe(heard.entry.digest), FORWARDED]
+        ):
+            heard.answer.send(request, FORWARDED)
         return None
 
     def _send_named(self, request: Request, asked: Asked, me: Requester, named: TagEntry) -> bool:
