@@ -153,7 +153,7 @@ class Tags:
         self, asked: Asked, me: Requester, entry: TagEntry | None, error: UpstreamFailed
     ) -> UpstreamFailed:
         """The error; it says that there is something too old, to those who may know."""
-        if entry is None or not self._registry.is_proved(me, asked.repository, away=True):
+        if entry is None or not self._registry.was_proved(me, asked.repository):
             return error
         terms, past = self._registry.settings.tag_terms, self._registry.shared.now() - entry.checked
         if past < terms.max_stale:
