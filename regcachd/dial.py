@@ -86,7 +86,8 @@ class Dialer:
             if guarded.reasons and isinstance(error, DNSLookupError):  # no address was left
                 raise Forbidden(guarded.reasons[0]) from error
             status = 504 if isinstance(error, ConnectTimeout) else 502
-            raise NotConnected(f"{name} cannot be reached: {error}", status) from error
+            why = str(error).removesuffix(".")
+            raise NotConnected(f"{name} cannot be reached: {why}", status) from error
         finally:
             if late.active():
                 late.cancel()

@@ -235,8 +235,8 @@ class CachedRegistry:
                     self._fail(evidence, question, said)
                     return await self._upstreams_answer(request, me, question)
 
-    def is_proved(self, me: Requester, repository: Repository, *, away: bool = False) -> bool:
-        """May the requester read the repository, by what is known without asking? `away`: upstream cannot be asked."""
+    def is_proved(self, me: Requester, repository: Repository) -> bool:
+        """May the requester read the repository, by what is known without asking?"""
         proofs = self.shared.proofs
         evidence = Evidence(
             linked=True,
@@ -244,9 +244,12 @@ class CachedRegistry:
             claimed_at=proofs.proved_at(repository, me.proof),
             public_at=proofs.proved_at(repository, self._anybody.proof),
         )
-        heard = {Who.ANONYMOUS: Word.AWAY, me.who: Word.AWAY} if away else {}
-        decision = decide_access(evidence, self.settings.terms, heard, self.shared.now())
-        return decision.act in (Act.SERVE, Act.SERVE_STALE)
+        return decide_access(evidence, self.settings.terms, {}, self.shared.now()).act is Act.SERVE
+
+    def was_proved(self, me: Requester, repository: Repository) -> bool:
+        """Has the requester, or anybody, been seen to read the repository, however long ago?"""
+        proofs = self.shared.proofs
+        return any(proofs.proved_at(repository, each.proof) is not None for each in (me, self._anybody))
 
     def _evidence(self, me: Requester, question: Question) -> Evidence:
         proofs, repository = self.shared.proofs, question.repository
@@ -261,11 +264,15 @@ class CachedRegistry:
     def _fail(self, evidence: Evidence, question: Question, said: _Said) -> None:
         """Raise what there is to say; only those who have been let in before are told about that."""
         if evidence.claimed_at is not None and evidence.linked:
-            name, grace = self.settings.name, self.settings.terms.offline_grace
-            age = roughly(self.shared.now() - evidence.claimed_at)
+            name, terms, is_public = self.settings.name, self.settings.terms, evidence.claim is Who.ANONYMOUS
+            whom = "anybody" if is_public else "this client"
+            life, key = (
+                (terms.max_stale, "max_stale") if is_public else (terms.offline_grace, "offline_grace")
+            )
             raise UpstreamFailed(
-                f"{said.failure or f'{name} fails'}; {name} last let this client read {question.repository.name} "
-                f"{age} ago, and that counts for {roughly(grace)} while it does not answer (offline_grace)",
+                f"{said.failure or f'{name} fails'}; {name} last let {whom} read {question.repository.name} "
+                f"{roughly(self.shared.now() - evidence.claimed_at)} ago, "
+                f"and that counts for {roughly(life)} while it does not answer ({key})",
                 503 if said.failure is None else said.failure.status,
             )
         if said.failure is not None:

@@ -227,7 +227,7 @@ def make_registry(
         allow_push=keys.allow_push,
         push_with_shared=keys.push_with_shared,
         timeout=keys.timeout,
-        terms=Terms(keys.access_ttl, keys.public_ttl, keys.offline_grace),
+        terms=Terms(keys.access_ttl, keys.public_ttl, keys.offline_grace, keys.max_stale),
         tag_terms=TagTerms(keys.tags, keys.revalidate_interval, keys.tag_ttl, keys.tag_rules, keys.max_stale),
         share=keys.share,
         connections=keys.connections,

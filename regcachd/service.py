@@ -12,7 +12,6 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from . import kernel_tls
-from .access import PUBLIC_FOR
 from .admission import CHECKERS, LOOK, ProxyUsers
 from .anonymity import Anonymity
 from .authentication import find_plugins
@@ -207,7 +206,8 @@ class RegcacheService(Service):
         """Those that count nowhere any more."""
         now, terms = self._now(), [registry.terms for registry in self.config.registries.values()]
         life = max((max(each.access_ttl, each.offline_grace) for each in terms), default=0.0)
-        return self._writers.run(self._index.forget_proofs, now - life, ANONYMOUS, now - PUBLIC_FOR)
+        public = max((max(each.public_ttl, each.max_stale) for each in terms), default=0.0)
+        return self._writers.run(self._index.forget_proofs, now - life, ANONYMOUS, now - public)
 
     def _forget_tags(self) -> "Deferred[None]":
         """Entries that are of use nowhere any more."""

@@ -76,6 +76,12 @@ class TagTable:
             ]
         )
 
+    def unname(self, repository: Repository, tag: Tag, accept: str) -> None:
+        """What was named only cannot be had: the entry is all there is."""
+        self._db.write(
+            f"DELETE FROM tags WHERE {_TAG} AND accept = ? AND named", (*_key(repository, tag), accept)
+        )
+
     def remove(self, repository: Repository, tag: Tag) -> None:
         """Upstream has said that there is no such tag."""
         self._db.write(f"DELETE FROM tags WHERE {_TAG}", _key(repository, tag))

@@ -139,9 +139,10 @@ class Tags:
     async def _serve_spare(
         self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None, why: str
     ) -> bool:
-        """Serve what there is, since upstream has failed. Raises UpstreamFailed."""
+        """Serve what there is, since upstream has failed, and let HEAD promise no more. Raises UpstreamFailed."""
         if spare is None:
             return False
+        self._registry.shared.index.tags.unname(asked.repository, asked.tag, asked.accept)
         age = roughly(max(0.0, self._registry.shared.now() - spare.checked))
         log.warn(
             "upstream failed ({why}): {what} is served as it was {age} ago", why=why, what=str(asked), age=age
@@ -152,7 +153,7 @@ class Tags:
         self, asked: Asked, me: Requester, entry: TagEntry | None, error: UpstreamFailed
     ) -> UpstreamFailed:
         """The error; it says that there is something too old, to those who may know."""
-        if entry is None or not self._registry.is_proved(me, asked.repository, away=True):
+        if entry is None or not self._registry.was_proved(me, asked.repository):
             return error
         terms, past = self._registry.settings.tag_terms, self._registry.shared.now() - entry.checked
         if past < terms.max_stale:
@@ -181,7 +182,10 @@ class Tags:
         assert heard.answer is not None
         if heard.has_failed:
             return heard.answer
-        heard.answer.send(request, FORWARDED)
+        if heard.entry is None or not not_modified(
+            request, heard.entry.digest, [*describe(heard.entry.digest), FORWARDED]
+        ):
+            heard.answer.send(request, FORWARDED)
         return None
 
     def _send_named(self, request: Request, asked: Asked, me: Requester, named: TagEntry) -> bool:

@@ -195,6 +195,8 @@ class Upstream:
                 if breaker.failed(began, now, why, error.status, chance, probe=probe, lost=lost):
                     log.warn("{host} is unreachable: {why}", host=self._name(netloc), why=str(error))
                     self._pool.expire_all(netloc)
+                if probe:
+                    raise self._unreachable(netloc, breaker, now) from error
             elif probe:
                 breaker.gave_up()
             raise
