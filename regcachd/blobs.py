@@ -163,6 +163,7 @@ class Blobs:
         registry, asked = self._registry, self._registry.shared.now()
         response = await registry.head_blob(source.requester, source.repository, source.digest)
         registry.heard_status(source.requester, source.repository, response, asked)
+        registry.restraint.heard_elsewhere(source.requester.proof, response)
         answer = Answer(response.status, response.reason, response.headers, b"", response.length)
         if response.status == 200 and response.header(b"docker-content-digest") is None:
             answer.send(request, (b"Docker-Content-Digest", str(source.digest).encode()), UNSTORED)
@@ -187,6 +188,7 @@ class Blobs:
             return _Unstored()
         if isinstance(opened, NotGiven):
             answer = await captured(opened.response)
+            registry.restraint.heard_elsewhere(requester.proof, answer, answer.body)
             registry.heard_status(requester, repository, answer, asked)
             return _Refused(repository, requester, answer)
         return opened

@@ -143,6 +143,7 @@ class RegcacheService(Service):
             limits=config.limits,
             in_thread=self._writers.run,
             now=now,
+            clock=reactor,
         )
         self.eviction = Eviction(store, self._index, config.store, self._writers.run)
         self.care: Care | None = None
