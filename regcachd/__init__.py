@@ -28,8 +28,9 @@ Care       `care` is what a daemon does once for its store: it holds the `lock`;
            `database` that may be lost, agree with the files; `scrub` has all blobs `examine`d again; old `leftovers`
            go. Each is a `chore` along the `shelves`. `admin` answers `cli`, which is regcachctl, at one of `sockets`.
 Tags       `tags` serves what they name: `tag_rules` and `freshness` say how long upstream's word counts, `tag_lookups`
-           ask it once for all, the `tag_table` keeps it, the `governor` knows upstream's limits. `manifests` come from
-           the `manifest_store`, or their `manifest_source`; `referrers` are listed as tags are.
+           ask it once for all, the `tag_table` keeps it, the `governor` knows upstream's limits, of which all its
+           answers are heard, and other workers told, by `restraint`. `manifests` come from the `manifest_store`, or
+           their `manifest_source`; `referrers` are listed as tags are.
 Rights     `access` is the rule, `evidence` what upstream has said; `registry` asks upstream where that is missing, in
            the name of a `requester`. A `silence` is no answer to one of these. `delivery` sends what may be had.
 Storms     `pings` and `token_endpoints` ask once for all who show no credential: the answers are in the `commons`,

@@ -164,6 +164,7 @@ class Blobs:
         registry, asked = self._registry, self._registry.shared.now()
         response = await registry.head_blob(source.requester, source.repository, source.digest)
         registry.heard_status(source.requester, source.repository, response, asked)
+        registry.restraint.heard_elsewhere(source.requester.proof, response)
         if response.status == 200 and begins_at(response) is not None:
             self._describe(request, source.digest, response.length)
         else:
@@ -201,6 +202,7 @@ class Blobs:
             return _Unstored()
         if isinstance(opened, NotGiven):
             answer = await captured(opened.response)
+            registry.restraint.heard_elsewhere(requester.proof, answer, answer.body)
             registry.heard_status(requester, repository, answer, asked)
             return _Refused(repository, requester, answer)
         return opened

@@ -6,6 +6,7 @@ whether what it asked for is stored or not.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import define, field, frozen
 from twisted.logger import Logger
@@ -19,7 +20,6 @@ from .disk import InThread
 from .evidence import Credential, Private, Proofs
 from .fills import Fills, Settings
 from .freshness import essence
-from .governor import Governor
 from .growing import Growing
 from .http1 import Response, UpstreamFailed
 from .index import Index
@@ -28,9 +28,10 @@ from .recent import RecentManifests
 from .reference import Digest, Repository
 from .relay import Answer, asking, captured
 from .requester import Bare, Kind, Requester, Stranger, anybody
+from .restraint import Restraint
 from .session import CredentialRefused, Session
 from .silence import Silence
-from .singleflight import SingleFlight
+from .singleflight import HURRY, SingleFlight, TooSlow
 from .source import is_page
 from .store import Store
 from .trouble import Trouble
@@ -56,6 +57,8 @@ class Shared:
     limits: Limits
     in_thread: InThread
     now: Callable[[], float]
+    clock: Any
+    """The reactor, for waiting."""
 
 
 @frozen
@@ -93,7 +96,7 @@ class CachedRegistry:
     shared: Shared
     upstream: Upstream
     _sessions: Sessions
-    governor: Governor = field(factory=Governor, init=False)
+    restraint: Restraint = field(init=False)
     served_stale: int = field(default=0, init=False)
     """How often something was served past its time because upstream failed."""
     _bare: Bare = field(init=False)
@@ -107,6 +110,8 @@ class CachedRegistry:
     )
 
     def __attrs_post_init__(self) -> None:
+        bulletin = self.shared.index.bulletin
+        self.restraint = Restraint(self.settings.name, bulletin, self.shared.now)
         self._bare = Bare(self.upstream)
         self._anybody = anybody(self.anonymous)
         described = f"{self.settings.name} {self._describe_auth()}"
@@ -282,7 +287,17 @@ class CachedRegistry:
 
     async def _probed(self, asker: Requester, question: Question) -> _Said:
         key = (question, asker.who, asker.credential)
-        return await self._probes.run(key, lambda: self._probe(asker.probing(question.media_type), question))
+        public_at = self.shared.proofs.proved_at(question.repository, self._anybody.proof)
+
+        async def probe() -> _Said:
+            return await self._probe(asker.probing(question.media_type), question)
+
+        if asker is not self._anybody or public_at is None:
+            return await self._probes.run(key, probe)
+        try:  # what was public is taken to be so while upstream hangs; what is somebody's own, it has to say itself
+            return await self._probes.run_within(HURRY, self.shared.clock, key, probe)
+        except TooSlow as error:
+            return _Said(Word.AWAY, error)
 
     async def _probe(self, asker: Requester, question: Question) -> _Said:
         """Ask upstream in somebody's name whether it gives what we have, and keep the answer."""
@@ -307,6 +322,7 @@ class CachedRegistry:
                 return _Said(Word.BUSY, error)  # that was the breaker, at a ping of ours
             self._silence.note(asker, repository, self.shared.now(), error)
             return _Said(Word.AWAY, error)
+        self.restraint.heard_elsewhere(asker.proof, response)
         word = word_of(response.status)
         linked = self.shared.index.linked(repository, digest)
         if word is Word.YES:

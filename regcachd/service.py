@@ -108,6 +108,7 @@ class RegcacheService(Service):
             limits=config.limits,
             in_thread=self._writers.run,
             now=now,
+            clock=reactor,
         )
         self._common = Common(reactor, shared, plugins, SingleFlight(), secrets.tickets, KERNEL_TLS.exists())
         self._upstreams: WeakSet[Upstream] = WeakSet()

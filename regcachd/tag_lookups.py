@@ -11,7 +11,7 @@ from .reference import Digest, InvalidReference, Repository, Tag
 from .registry import CachedRegistry
 from .relay import Answer
 from .requester import Requester
-from .singleflight import SingleFlight
+from .singleflight import HURRY, SingleFlight
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -59,9 +59,14 @@ class TagLookups:
         """For how many seconds upstream's word on this tag counts; None for never."""
         return self._registry.settings.tag_terms.life(asked.repository.name, str(asked.tag))
 
-    def run(self, method: bytes, asked: Asked, me: Requester) -> "Deferred[Heard]":
-        """What upstream says to somebody who asks just now, perhaps to `me`. Fails with UpstreamFailed."""
-        return self._flights.run((method, asked, None), lambda: self._alone(method, asked, me))
+    def run(self, method: bytes, asked: Asked, me: Requester, *, hurried: bool = False) -> "Deferred[Heard]":
+        """What upstream says to somebody who asks just now, perhaps to `me`. `hurried` is who has something else to
+        serve: it does not wait long for an upstream that hangs. Fails with UpstreamFailed."""
+        key = (method, asked, None)
+        if hurried:
+            clock = self._registry.shared.clock
+            return self._flights.run_within(HURRY, clock, key, lambda: self._alone(method, asked, me))
+        return self._flights.run(key, lambda: self._alone(method, asked, me))
 
     def run_for(self, method: bytes, asked: Asked, me: Requester) -> "Deferred[Heard]":
         """What upstream says to `me`, with an answer. Fails with UpstreamFailed."""

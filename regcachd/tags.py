@@ -9,7 +9,8 @@ client whom upstream has refused is told so; the next one asks in its own name.
     else         GET
 
 When upstream is away, or says 429 or 5xx, or its limits are nearly used up (governor.py), an old entry serves up to
-the age of `max_stale`. Once it is known to be away nobody waits for it: it is asked in the background.
+the age of `max_stale`. Once it is known to be away nobody waits for it: it is asked in the background. For one that
+hangs nobody waits long who can have an old entry.
 """
 
 from attrs import define, field
@@ -64,7 +65,7 @@ class Tags:
                 return
         try:
             if request.method == b"HEAD":
-                failed = await self._head(request, asked, me)
+                failed = await self._head(request, asked, me, spare)
             else:
                 failed = await self._get(request, asked, me, use, spare)
         except WrongManifest:
@@ -109,7 +110,7 @@ class Tags:
         outage = self._registry.upstream.outage
         if outage is not None:
             return str(outage)
-        hold = self._registry.governor.hold(me.proof, method, self._registry.shared.now())
+        hold = self._registry.restraint.hold(me.proof, method)
         return None if hold is None else f"{self._registry.settings.name} has said 429"
 
     # -- answers
@@ -167,12 +168,14 @@ class Tags:
         """RFC 9111 section 5.1."""
         return (b"Age", b"%d" % max(0.0, self._registry.shared.now() - entry.checked))
 
-    async def _head(self, request: Request, asked: Asked, me: Requester) -> Answer | None:
+    async def _head(
+        self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None
+    ) -> Answer | None:
         """Answer a HEAD by upstream's word. Returns an answer that is none. Raises UpstreamFailed."""
         named = self._lookups.named(asked)
         if named is not None and self._send_named(request, asked, me, named):
             return None
-        heard = await self._lookups.run(b"HEAD", asked, me)
+        heard = await self._lookups.run(b"HEAD", asked, me, hurried=spare is not None)
         if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
             return None
         if heard.requester != me:
@@ -204,16 +207,16 @@ class Tags:
         """Answer a GET by upstream's word. Returns an answer that is none. Raises UpstreamFailed."""
         registry = self._registry
         if use is TagUse.REVALIDATE:
-            heard = await self._lookups.run(b"HEAD", asked, me)
+            heard = await self._lookups.run(b"HEAD", asked, me, hurried=spare is not None)
             if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
                 return None
             if heard.has_failed and spare is not None:
                 return heard.answer
-        if spare is not None and registry.governor.spares(me.proof, b"GET", registry.shared.now()):
+        if spare is not None and registry.restraint.spares(me.proof, b"GET"):
             log.info("few pulls are left, {what} is served as it was", what=str(asked))
             if await self._serve(request, asked, me, spare, IN_NEED):
                 return None
-        heard = await self._lookups.run(b"GET", asked, me)
+        heard = await self._lookups.run(b"GET", asked, me, hurried=spare is not None)
         if heard.requester != me or heard.answer is None:
             if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
                 return None

@@ -182,6 +182,7 @@ class Access(RuleBasedStateMachine):
             limits=Limits(),
             in_thread=nothing,
             now=self.now,
+            clock=clock,
         )
         sessions: Any = Sessions(Way(self.model, ANYBODY), Way(self.model, OWN))  # type: ignore[arg-type]
         self.registry = CachedRegistry(shared, upstream, sessions)
