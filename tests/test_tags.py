@@ -345,7 +345,13 @@ async def test_an_upstream_that_hangs_is_not_waited_for_long_and_asked_on(
         assert lines(world) == [f"HEAD {TAG}"]
         world.registry.heal(stall)
         world.registry.release()
-        await until(lambda: not world.service._endpoints[NAME]._manifests._tags._lookups._flights._waiting)
+        await until(
+            lambda: (
+                not world.service.edition.registries[
+                    NAME
+                ].endpoints._manifests._tags._lookups._flights._waiting
+            )
+        )
         assert (await world.client().get(TAG)).body == moved.data
         assert lines(world) == [f"GET {TAG}"]  # the answer to the first question has counted
 
@@ -366,7 +372,7 @@ async def test_what_was_public_is_not_held_back_by_an_upstream_that_hangs(
         assert (reply.body, status(reply)) == (image.data, "regcachd; hit; detail=offline")
         world.registry.heal()
         world.registry.release()
-        await until(lambda: not world.service._endpoints[NAME]._registry._probes._waiting)
+        await until(lambda: not world.service.edition.registries[NAME].endpoints._registry._probes._waiting)
         assert status(await world.client().get(path)) == HIT
 
 
