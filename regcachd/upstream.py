@@ -161,11 +161,11 @@ class Upstream:
         admission = Admission.PASS if patient else breaker.admit(now)
         if admission is Admission.REFUSED:
             raise self._unreachable(netloc, breaker, now)
-        probe = admission is Admission.PROBE
-        if probe and isinstance(body, Upload):
-            breaker.gave_up()  # its client may take its time, and all others would wait for it
-            probe = False
         tells = rule is not None or not (isinstance(body, Upload) or method in _SLOW)
+        probe = admission is Admission.PROBE
+        if probe and not tells:
+            breaker.gave_up()  # it may take its time, and all others would wait for it
+            probe = False
         exchange = self._exchange(netloc, method, target, headers, body, rule)
         if not probe:
             return await self._heard(netloc, breaker, exchange, tells=tells)
