@@ -176,6 +176,8 @@ class Session:
             message = f"no access to {self.upstream.registry.name}: {error}"
             if isinstance(error, AuthFailed) and error.refused:
                 raise CredentialRefused(message) from None
+            if (outage := self.upstream.outage) is not None:
+                raise outage from None  # that is the larger news, and says since when
             raise UpstreamFailed(message) from None
 
 
