@@ -12,7 +12,8 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from bench.nodes import LANES, Front, Node, pull_together, trusting
+from bench.nodes import LANES, Node, pull_together, trusting
+from bench.wire import Front
 from regcachd.testing import OCI_INDEX, OCI_MANIFEST, FakeRegistry, StallAfter, StallBeforeHeaders
 from regcachd.testing.access import SERVICE
 from tests.test_registry import Wall
