@@ -96,7 +96,7 @@ class Wire:
             take(_buffer[:count])
             left -= count
             turn -= count
-            if turn <= 0:
+            if turn <= 0 < left:  # after the last byte there is nothing to wait for
                 turn = TURN
                 yield self, selectors.EVENT_READ
         if left:
