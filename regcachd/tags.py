@@ -173,11 +173,17 @@ class Tags:
     ) -> Answer | None:
         """Answer a HEAD by upstream's word. Returns an answer that is none. Raises UpstreamFailed."""
         named = self._lookups.named(asked)
-        if named is not None and self._send_named(request, asked, me, named):
-            return None
+        if named is not None:
+            if await self._spare_a_pull(request, asked, me, spare):
+                return None
+            if self._send_named(request, asked, me, named):
+                return None
         heard = await self._lookups.run(b"HEAD", asked, me, hurried=spare is not None)
-        if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
-            return None
+        if heard.entry is not None:
+            if await self._serve(request, asked, me, heard.entry, REVALIDATED):
+                return None
+            if await self._spare_a_pull(request, asked, me, spare):
+                return None
         if heard.requester != me:
             if heard.entry is not None and self._send_named(request, asked, me, heard.entry):
                 return None
@@ -205,17 +211,14 @@ class Tags:
         self, request: Request, asked: Asked, me: Requester, use: TagUse, spare: TagEntry | None
     ) -> Answer | None:
         """Answer a GET by upstream's word. Returns an answer that is none. Raises UpstreamFailed."""
-        registry = self._registry
         if use is TagUse.REVALIDATE:
             heard = await self._lookups.run(b"HEAD", asked, me, hurried=spare is not None)
             if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
                 return None
             if heard.has_failed and spare is not None:
                 return heard.answer
-        if spare is not None and registry.restraint.spares(me.proof, b"GET"):
-            log.info("few pulls are left, {what} is served as it was", what=str(asked))
-            if await self._serve(request, asked, me, spare, IN_NEED):
-                return None
+        if await self._spare_a_pull(request, asked, me, spare):
+            return None
         heard = await self._lookups.run(b"GET", asked, me, hurried=spare is not None)
         if heard.requester != me or heard.answer is None:
             if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
@@ -230,6 +233,18 @@ class Tags:
         ):
             heard.answer.send(request, MISS if is_stored else FORWARDED)
         return None
+
+    async def _spare_a_pull(
+        self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None
+    ) -> bool:
+        """Serve what there is where fetching something newer would take one of the last pulls, or is refused.
+
+        HEAD does, too: a client that heard of the newer one would ask for that. Raises UpstreamFailed.
+        """
+        if spare is None or not self._registry.restraint.spares(me.proof, b"GET"):
+            return False
+        log.info("few pulls are left, {what} is served as it was", what=str(asked))
+        return await self._serve(request, asked, me, spare, IN_NEED)
 
 
 def _still_away(failure: Failure) -> None:

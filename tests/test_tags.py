@@ -551,6 +551,9 @@ async def test_who_has_no_pulls_left_gets_what_was_and_asks_no_more(
         wall.time += 10
         assert status(await world.client().get(TAG)) == STALE
         assert lines(world) == [f"HEAD {TAG}"]  # which is free
+        for _ in range(2):
+            head = await world.client().do("HEAD", TAG)
+            assert (head.headers["docker-content-digest"], status(head)) == (str(image.manifest), STALE)
         reply = await world.client().get("/v2/team/app/manifests/other")
         assert (reply.status, reply.headers["retry-after"]) == (429, "50")
         assert b"TOOMANYREQUESTS" in reply.body
