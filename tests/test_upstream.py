@@ -696,7 +696,8 @@ async def test_closing_ends_connections_that_have_not_come_about(here: Surroundi
         fillers.append(filler)
     upstream = here.upstream(f"http://127.0.0.1:{full.getsockname()[1]}")
     asked = Deferred.fromCoroutine(read(upstream))
-    await settle()
+    while not reactor.getWriters():  # until it has an address, and tries to connect
+        await settle()
     upstream.close()
     assert (await failure(asked)).status == 503
     for each in (full, *fillers):
