@@ -3,10 +3,10 @@
 from attrs import define, field
 
 from .manifest_source import ManifestSource
-from .manifest_store import ManifestStore, not_modified
+from .manifest_store import ManifestStore, describe, not_modified
 from .reference import Digest, Repository, Target
 from .registry import CachedRegistry, Question
-from .relay import FORWARDED, HIT, MISS, STALE, VIA, Answer
+from .relay import FORWARDED, HIT, MISS, STALE, Answer
 from .requester import Requester
 from .singleflight import SingleFlight
 from .tags import Tags
@@ -69,7 +69,7 @@ class Manifests:
             return False
         if answer.status != 200:
             answer.send(request, FORWARDED)
-        elif not not_modified(request, digest, [(b"Docker-Content-Digest", str(digest).encode()), VIA, MISS]):
+        elif not not_modified(request, digest, [*describe(digest), MISS]):
             answer.send(request, MISS)
         return True
 
