@@ -81,7 +81,16 @@ def accept_key(accept: Sequence[str]) -> str:
     """
     members = sorted(name + (";q=0" if zero else "") for name, zero in _members(accept))
     key = ",".join(dict.fromkeys(members))
-    return key if len(key) <= LONGEST_KEY else f"sha256:{sha256(key.encode()).hexdigest()}"
+    return key if len(key) <= LONGEST_KEY else f"SHA256:{sha256(key.encode()).hexdigest()}"
+
+
+def accept_line(accept: Sequence[str]) -> str:
+    """The same as a header, in the client's order; empty for none.
+
+    Upstream gets this and not the client's lines: there are registries that do not read a member with parameters that
+    are malformed, so whoever writes such ones would choose what all get whose `accept_key` is the same.
+    """
+    return ", ".join(dict.fromkeys(name + (";q=0" if zero else "") for name, zero in _members(accept)))
 
 
 def stands_in(key: str, media_type: str, accept: Sequence[str]) -> bool:

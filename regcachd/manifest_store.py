@@ -17,6 +17,9 @@ log = Logger()
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 """Its digest leaves the signatures out, so the bytes cannot be checked: such manifests are not stored."""
 
+_NAMES = frozenset((b"docker-content-digest", b"etag"))
+"""What names a manifest. Upstream's may be missing, or others than those of later answers from here."""
+
 
 class WrongManifest(UpstreamFailed):
     """What upstream sent is no manifest that can be used. It did answer, so nothing older will do instead."""
@@ -47,9 +50,9 @@ class ManifestStore:
             return answer, None
         await self._put(digest, answer.body, media_type)
         registry.shared.index.link(repository, digest)
-        named = (b"Docker-Content-Digest", str(digest).encode())  # upstream's may be missing, or wrong
-        headers = [h for h in answer.headers if h[0].lower() != b"docker-content-digest"]
-        return evolve(answer, headers=[*headers, named]), digest
+        named = [(n, v) for n, v in describe(digest) if n.lower() in _NAMES]
+        headers = [h for h in answer.headers if h[0].lower() not in _NAMES]
+        return evolve(answer, headers=[*headers, *named]), digest
 
     async def _put(self, digest: Digest, body: bytes, media_type: str) -> None:
         shared = self._registry.shared

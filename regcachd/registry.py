@@ -61,6 +61,10 @@ class Shared:
     """The reactor, for waiting."""
 
 
+class Lapsed(UpstreamFailed):
+    """Upstream does not answer, and its last yes to this client is too old. Who has been let in before may know."""
+
+
 @frozen
 class Right:
     """A client may read something: in the name of `requester`, who can also get more of it from upstream."""
@@ -220,6 +224,27 @@ class CachedRegistry:
         An Answer is upstream's no, for the client. None means that upstream says yes, but perhaps to something else
         than what we have: it has to serve the client itself. Raises UpstreamFailed when upstream does not answer.
         """
+        act, right = await self._judged(me, question)
+        if act in (Act.REFUSE, Act.FAIL):
+            return await self._upstreams_answer(request, me, question)
+        return right
+
+    async def right_of(self, me: Requester, question: Question) -> Right | None:
+        """The same for what the client has not named, such as the manifest of a tag: None whatever the reason is.
+
+        Then upstream is to be asked what the client has asked. What it says of our question, or that it does not answer
+        that, would tell that something is stored, and which. Raises Lapsed.
+        """
+        try:
+            _, right = await self._judged(me, question)
+        except Lapsed:
+            raise
+        except UpstreamFailed:
+            return None
+        return right
+
+    async def _judged(self, me: Requester, question: Question) -> tuple[Act, Right | None]:
+        """What to do, when all has been asked that may be. Raises UpstreamFailed."""
         heard: dict[Who, Word] = {}
         said = _Said(Word.AWAY)
         while True:
@@ -228,17 +253,15 @@ class CachedRegistry:
             asker = self._anybody if decision.who is Who.ANONYMOUS else me
             match decision.act:
                 case Act.SERVE | Act.SERVE_STALE:
-                    return Right(asker, decision.act is Act.SERVE_STALE)
+                    return decision.act, Right(asker, decision.act is Act.SERVE_STALE)
                 case Act.ASK:
                     said = await self._probed(asker, question)
                     heard[decision.who] = said.word
-                case Act.PASS:
-                    return None
-                case Act.REFUSE:
-                    return await self._upstreams_answer(request, me, question)
+                case Act.PASS | Act.REFUSE:
+                    return decision.act, None
                 case Act.FAIL:
                     self._fail(evidence, question, said)
-                    return await self._upstreams_answer(request, me, question)
+                    return decision.act, None
 
     def is_proved(self, me: Requester, repository: Repository) -> bool:
         """May the requester read the repository, by what is known without asking?"""
@@ -274,7 +297,7 @@ class CachedRegistry:
             life, key = (
                 (terms.max_stale, "max_stale") if is_public else (terms.offline_grace, "offline_grace")
             )
-            raise UpstreamFailed(
+            raise Lapsed(
                 f"{said.failure or f'{name} fails'}; {name} last let {whom} read {question.repository.name} "
                 f"{roughly(self.shared.now() - evidence.claimed_at)} ago, "
                 f"and that counts for {roughly(life)} while it does not answer ({key})",

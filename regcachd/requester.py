@@ -118,6 +118,13 @@ class Requester:
         accept = [] if media_type is None else [(b"Accept", media_type.encode("latin-1"))]
         return evolve(self, headers=(*kept, *accept, _OWN_NAME))
 
+    def accepting(self, line: str) -> "Requester":
+        """The same with this Accept, or with none, in place of the client's. What many get must not depend on how one
+        of them has written it."""
+        kept = [header for header in self.headers if header[0].lower() != b"accept"]
+        accept = [(b"Accept", line.encode("latin-1"))] if line else []
+        return evolve(self, headers=(*kept, *accept))
+
     async def ask(
         self,
         method: bytes,

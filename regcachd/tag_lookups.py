@@ -1,17 +1,22 @@
 """Looking tags up: one question to upstream for all who ask at once, in all workers, and what is kept of its answer."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
 
-from .freshness import TagEntry, essence, is_fresh
+from .access import Word
+from .freshness import TagEntry, accepts, essence, is_fresh
 from .manifest_source import ManifestSource
-from .manifest_store import ManifestStore, media_type_of
+from .manifest_store import ManifestStore, WrongManifest, media_type_of
+from .passage import NotConnected
 from .reference import Digest, InvalidReference, Repository, Tag
 from .registry import CachedRegistry
 from .relay import Answer
 from .requester import Requester
+from .response import UpstreamFailed
 from .singleflight import HURRY, SingleFlight
+from .upstream import Unreachable
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -39,11 +44,22 @@ class Heard:
     requester: Requester | None
     entry: TagEntry | None
     answer: Answer | None = None
+    failure: UpstreamFailed | None = None
 
     @property
     def has_failed(self) -> bool:
         """Has upstream said nothing about the tag?"""
         return self.answer is not None and (self.answer.status == 429 or self.answer.status >= 500)
+
+    @property
+    def is_for_all(self) -> bool:
+        """Would upstream, as far as one can tell, have said the same to anybody? So it would if it is away."""
+        error = self.failure
+        is_away = error is not None and (isinstance(error, NotConnected | Unreachable) or error.status == 504)
+        return self.entry is not None or is_away
+
+
+_Key = tuple[bytes, Asked, Requester | None]
 
 
 @define(eq=False)
@@ -53,24 +69,45 @@ class TagLookups:
     _registry: CachedRegistry
     _store: ManifestStore
     _source: ManifestSource
-    _flights: "SingleFlight[tuple[bytes, Asked, Requester | None], Heard]" = field(factory=SingleFlight)
+    _flights: "SingleFlight[_Key, Heard]" = field(factory=SingleFlight)
 
     def life(self, asked: Asked) -> float | None:
         """For how many seconds upstream's word on this tag counts; None for never."""
         return self._registry.settings.tag_terms.life(asked.repository.name, str(asked.tag))
 
-    def run(self, method: bytes, asked: Asked, me: Requester, *, hurried: bool = False) -> "Deferred[Heard]":
-        """What upstream says to somebody who asks just now, perhaps to `me`. `hurried` is who has something else to
-        serve: it does not wait long for an upstream that hangs. Fails with UpstreamFailed."""
-        key = (method, asked, None)
-        if hurried:
-            clock = self._registry.shared.clock
-            return self._flights.run_within(HURRY, clock, key, lambda: self._alone(method, asked, me))
-        return self._flights.run(key, lambda: self._alone(method, asked, me))
+    async def run(self, method: bytes, asked: Asked, me: Requester, *, hurried: bool = False) -> Heard:
+        """What upstream says to somebody who asks just now, if that is what the tag names; or else to `me`.
 
-    def run_for(self, method: bytes, asked: Asked, me: Requester) -> "Deferred[Heard]":
+        `hurried` is who has something else to serve: it does not wait long for an upstream that hangs. Raises
+        UpstreamFailed.
+        """
+        heard = await self._fly((method, asked, None), lambda: self._tried(method, asked, me), hurried)
+        if heard.requester != me and not heard.is_for_all:
+            return await self.run_for(method, asked, me, hurried=hurried)
+        if heard.failure is not None:
+            raise heard.failure
+        return heard
+
+    def run_for(
+        self, method: bytes, asked: Asked, me: Requester, *, hurried: bool = False
+    ) -> "Deferred[Heard]":
         """What upstream says to `me`, with an answer. Fails with UpstreamFailed."""
-        return self._flights.run((method, asked, me), lambda: self._ask(method, asked, me, None))
+        return self._fly((method, asked, me), lambda: self._ask(method, asked, me, None), hurried)
+
+    def _fly(
+        self, key: "_Key", work: "Callable[[], Coroutine[Any, Any, Heard]]", hurried: bool
+    ) -> "Deferred[Heard]":
+        if hurried:
+            return self._flights.run_within(HURRY, self._registry.shared.clock, key, work)
+        return self._flights.run(key, work)
+
+    async def _tried(self, method: bytes, asked: Asked, me: Requester) -> Heard:
+        try:
+            return await self._alone(method, asked, me)
+        except WrongManifest:
+            raise
+        except UpstreamFailed as error:
+            return Heard(me, None, failure=error)
 
     async def _alone(self, method: bytes, asked: Asked, me: Requester) -> Heard:
         """Ask, or wait for another worker that does."""
@@ -89,8 +126,12 @@ class TagLookups:
     async def _ask(self, method: bytes, asked: Asked, me: Requester, entry: TagEntry | None) -> Heard:
         known = entry if method == b"GET" and entry is not None and self._store.get(entry.digest) else None
         extra = [] if known is None else [(b"If-None-Match", f'"{known.digest}"'.encode())]
+        now = self._registry.shared.now()
         answer = await self._source.ask(me, method, asked.repository, asked.tag, extra)
         if known is not None and answer.status == 304:
+            self._registry.heard(
+                me, asked.repository, Word.YES, now
+            )  # 200 without it: RFC 9110 section 13.2.1
             return Heard(me, self._keep(asked, known.digest, known.media_type, known.size))
         if answer.status == 404:
             self._gone(asked, me)
@@ -149,7 +190,15 @@ class TagLookups:
         return self._keep(asked, digest, media_type_of(answer), len(stored.body))
 
     def _gone(self, asked: Asked, me: Requester) -> None:
-        """Upstream says that there is nothing; to those who cannot read the repository it may say so, too."""
-        shared = self._registry.shared
-        if shared.proofs.proved_at(asked.repository, me.proof) is not None:
-            shared.index.tags.remove(asked.repository, asked.tag)
+        """Upstream says that there is nothing; to those who cannot read the repository it may say so, too.
+
+        It says so as well where there is only what the client does not accept: that takes nothing from the others.
+        """
+        proofs, table = self._registry.shared.proofs, self._registry.shared.index.tags
+        if proofs.proved_at(asked.repository, me.proof) is None:
+            return
+        others = [
+            k for k, e in table.all(asked.repository, asked.tag) if accepts([asked.accept], e.media_type)
+        ]
+        for key in {asked.accept, *others}:
+            table.remove(asked.repository, asked.tag, key)

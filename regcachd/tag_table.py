@@ -16,6 +16,7 @@ CREATE TABLE IF NOT EXISTS tags (
     named INTEGER NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL, size INTEGER, checked REAL NOT NULL,
     PRIMARY KEY (registry, repository, tag, accept, named)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tags_by_age ON tags (checked);
 """
 PROBES = (
     "SELECT registry, repository, tag, accept, named, digest, media_type, size, checked FROM tags LIMIT 1",
@@ -26,6 +27,8 @@ MOST_ENTRIES = 12
 MOST_TAGS = 200_000
 """Entries of all tags; the oldest go first."""
 
+_BITE = 500
+"""Rows removed in one transaction, so that no worker waits long for the next."""
 _TAG = "registry = ? AND repository = ? AND tag = ?"
 _ENTRY = "digest, media_type, checked, size"
 
@@ -82,9 +85,9 @@ class TagTable:
             f"DELETE FROM tags WHERE {_TAG} AND accept = ? AND named", (*_key(repository, tag), accept)
         )
 
-    def remove(self, repository: Repository, tag: Tag) -> None:
-        """Upstream has said that there is no such tag."""
-        self._db.write(f"DELETE FROM tags WHERE {_TAG}", _key(repository, tag))
+    def remove(self, repository: Repository, tag: Tag, accept: str) -> None:
+        """Upstream has said that there is no such tag, to a client that accepts these media types."""
+        self._db.write(f"DELETE FROM tags WHERE {_TAG} AND accept = ?", (*_key(repository, tag), accept))
 
     def forget(self, repository: Repository) -> None:
         """Somebody has changed what this repository's tags name."""
@@ -100,7 +103,10 @@ class TagTable:
                 "SELECT checked FROM tags ORDER BY checked DESC LIMIT 1 OFFSET ?", (most,)
             ).fetchone()
             limit = before if surplus is None else max(before, surplus[0])
-            db.execute("DELETE FROM tags WHERE checked <= ?", (limit,))
+            key = "registry, repository, tag, accept, named"
+            old = f"DELETE FROM tags WHERE ({key}) IN (SELECT {key} FROM tags WHERE checked <= ? LIMIT ?)"
+            while db.execute(old, (limit, _BITE)).rowcount == _BITE:
+                pass
 
         self._db.apart(expire)
 

@@ -1,8 +1,9 @@
 """Tags: names of manifests that move, of which upstream's last word is kept for every list of accepted media types.
 
 What it says to one client serves all who ask meanwhile, and for as long as its word counts (tag_rules.py), but only
-those who may read the repository: that is the access rule's question about the manifest, once its digest is known. A
-client whom upstream has refused is told so; the next one asks in its own name.
+those who may read the repository: that is the access rule's question about the manifest, once its digest is known. Who
+has never been seen to read it asks upstream in his own name, as he would were nothing known of the tag: neither what
+upstream says of a digest, nor what is asked of it for that, may tell him of it.
 
     fresh        the entry is served
     not fresh    HEAD; the entry is served if the digest is still the same, or that manifest is here, too
@@ -14,10 +15,11 @@ hangs nobody waits long who can have an old entry.
 """
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .freshness import TagEntry, TagUse, accept_key, essence, is_of_use, stands_in, use_of
+from .freshness import TagEntry, TagUse, accept_key, accept_line, essence, is_of_use, stands_in, use_of
 from .manifest_source import ManifestSource
 from .manifest_store import ManifestStore, WrongManifest, describe, not_modified
 from .reference import Repository, Tag
@@ -47,27 +49,29 @@ class Tags:
     async def answer(self, request: Request, repository: Repository, tag: Tag) -> None:
         """GET or HEAD of a tag."""
         registry, now = self._registry, self._registry.shared.now()
-        asked = Asked(repository, tag, accept_key(request.lines("accept")))
-        me = registry.requester(request)
+        lines = request.lines("accept")
+        asked = Asked(repository, tag, accept_key(lines))
+        me = registry.requester(request).accepting(accept_line(lines))
         entry = self._known(asked)
-        use = use_of(entry, self._lookups.life(asked), now)
+        is_reader = registry.was_proved(me, repository)
+        use = use_of(entry, self._lookups.life(asked), now) if is_reader else TagUse.FETCH
         if use is TagUse.REVALIDATE and self._lookups.named(asked) is not None:
             use = TagUse.FETCH
         if entry is not None and use is TagUse.SERVE and await self._serve(request, asked, me, entry, HIT):
             return
         spare = self._spare(request, asked)
         method = b"GET" if use is TagUse.FETCH and request.method == b"GET" else b"HEAD"
-        if spare is not None and (why := self._better_not(me, method)) is not None:
+        if is_reader and spare is not None and (why := self._better_not(me, method)) is not None:
             log.info("{why}: {what} is served as it was", why=why, what=str(asked))
             if registry.upstream.outage is not None:
-                self._lookups.run(method, asked, me).addErrback(_still_away)
+                Deferred.fromCoroutine(self._lookups.run(method, asked, me)).addErrback(_still_away)
             if await self._serve(request, asked, me, spare, IN_NEED):
                 return
         try:
             if request.method == b"HEAD":
-                failed = await self._head(request, asked, me, spare)
+                failed = await self._head(request, asked, me, spare if is_reader else None)
             else:
-                failed = await self._get(request, asked, me, use, spare)
+                failed = await self._get(request, asked, me, use, spare if is_reader else None)
         except WrongManifest:
             raise
         except UpstreamFailed as error:
@@ -118,16 +122,13 @@ class Tags:
     async def _serve(
         self, request: Request, asked: Asked, me: Requester, entry: TagEntry, status: tuple[bytes, bytes]
     ) -> bool:
-        """Serve an entry to a client that may have it; False when that is for upstream to do. Raises UpstreamFailed."""
+        """Serve an entry to a client that may have it; False when upstream is to be asked. Raises Lapsed."""
         registry, stored = self._registry, self._store.get(entry.digest)
         if stored is None or essence(stored.media_type) != essence(entry.media_type):
             return False  # the type is not in the digest: it is what somebody has made of the same bytes elsewhere
         size = len(stored.body)
         question = Question("manifests", asked.repository, entry.digest, lambda: size, stored.media_type)
-        right = await registry.may_read(request, me, question)
-        if isinstance(right, Answer):
-            right.send(request, FORWARDED)
-            return True
+        right = await registry.right_of(me, question)
         if right is None:
             return False
         if status is HIT and right.is_stale:
@@ -140,7 +141,7 @@ class Tags:
     async def _serve_spare(
         self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None, why: str
     ) -> bool:
-        """Serve what there is, since upstream has failed, and let HEAD promise no more. Raises UpstreamFailed."""
+        """Serve what there is, since upstream has failed, and let HEAD promise no more. Raises Lapsed."""
         if spare is None:
             return False
         self._registry.shared.index.tags.unname(asked.repository, asked.tag, asked.accept)
@@ -173,17 +174,17 @@ class Tags:
     ) -> Answer | None:
         """Answer a HEAD by upstream's word. Returns an answer that is none. Raises UpstreamFailed."""
         named = self._lookups.named(asked)
-        if named is not None:
-            if await self._spare_a_pull(request, asked, me, spare):
-                return None
-            if self._send_named(request, asked, me, named):
-                return None
+        named = self._lookups.named(asked)
+        if named is not None and (
+            await self._spared(request, asked, me, spare) or self._send_named(request, asked, me, named)
+        ):
+            return None
         heard = await self._lookups.run(b"HEAD", asked, me, hurried=spare is not None)
-        if heard.entry is not None:
-            if await self._serve(request, asked, me, heard.entry, REVALIDATED):
-                return None
-            if await self._spare_a_pull(request, asked, me, spare):
-                return None
+        if heard.entry is not None and (
+            await self._serve(request, asked, me, heard.entry, REVALIDATED)
+            or await self._spared(request, asked, me, spare)
+        ):
+            return None
         if heard.requester != me:
             if heard.entry is not None and self._send_named(request, asked, me, heard.entry):
                 return None
@@ -191,11 +192,23 @@ class Tags:
         assert heard.answer is not None
         if heard.has_failed:
             return heard.answer
+        if _tells_nothing(heard.answer):
+            return await self._get(request, asked, me, TagUse.FETCH, spare)
         if heard.entry is None or not not_modified(
             request, heard.entry.digest, [*describe(heard.entry.digest), FORWARDED]
         ):
             heard.answer.send(request, FORWARDED)
         return None
+
+    async def _spared(self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None) -> bool:
+        """Serve what there is where fetching something newer would take one of the last pulls, or is refused.
+
+        HEAD does, too: a client that heard of the newer one would ask for that. Raises Lapsed.
+        """
+        if spare is None or not self._registry.restraint.spares(me.proof, b"GET"):
+            return False
+        log.info("few pulls are left, {what} is served as it was", what=str(asked))
+        return await self._serve(request, asked, me, spare, IN_NEED)
 
     def _send_named(self, request: Request, asked: Asked, me: Requester, named: TagEntry) -> bool:
         """Answer a HEAD of what is not here; False when the client has not been seen to read the repository."""
@@ -217,7 +230,7 @@ class Tags:
                 return None
             if heard.has_failed and spare is not None:
                 return heard.answer
-        if await self._spare_a_pull(request, asked, me, spare):
+        if await self._spared(request, asked, me, spare):
             return None
         heard = await self._lookups.run(b"GET", asked, me, hurried=spare is not None)
         if heard.requester != me or heard.answer is None:
@@ -234,17 +247,11 @@ class Tags:
             heard.answer.send(request, MISS if is_stored else FORWARDED)
         return None
 
-    async def _spare_a_pull(
-        self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None
-    ) -> bool:
-        """Serve what there is where fetching something newer would take one of the last pulls, or is refused.
 
-        HEAD does, too: a client that heard of the newer one would ask for that. Raises UpstreamFailed.
-        """
-        if spare is None or not self._registry.restraint.spares(me.proof, b"GET"):
-            return False
-        log.info("few pulls are left, {what} is served as it was", what=str(asked))
-        return await self._serve(request, asked, me, spare, IN_NEED)
+def _tells_nothing(answer: Answer) -> bool:
+    """Is an answer to HEAD such that only a GET tells what the tag names?"""
+    is_unnamed = answer.status == 200 and answer.header(b"docker-content-digest") is None
+    return is_unnamed or answer.status == 405
 
 
 def _still_away(failure: Failure) -> None:
