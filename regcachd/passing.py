@@ -30,8 +30,8 @@ _READ = 1024 * 1024
 @implementer(IPushProducer)
 @define(eq=False)
 class _Passing:
-    """A body on its way. `at` is where in the blob the next byte from upstream belongs, `hashed` how many bytes from the
-    start of the blob the hasher knows."""
+    """A body on its way. `at` is where in the blob the next byte from upstream belongs, `hashed` how many bytes from
+    its start the hasher knows."""
 
     request: Request
     response: Response
