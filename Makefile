@@ -28,19 +28,24 @@ help:
 run: $(VENV)/.installed
 	@trap : INT; $(VENV)/bin/twistd -n --pidfile= regcache --state ./var/state --store ./var/cache || [ $$? -eq 130 ]
 
+# As many tests at once as there are processors; those of real programs and the random load one after another, since
+# they measure, and have processes of their own.
+AT_ONCE := -m "not e2e" --numprocesses auto --dist worksteal
+
 # Everything on Debian's versions, then all but the real programs and the random load, for which one environment is
 # enough, on the newest; pytest's own closing line ends the output.
 test: .test-dependencies $(DEBIAN)/.installed $(VENV)/.test
 	@scripts/debian-versions $(DEBIAN)/bin/python
-	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python -m pytest
-	$(VENV)/bin/python -m pytest -m "not e2e" --ignore tests/load
+	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python -m pytest $(AT_ONCE)
+	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python -m pytest -m e2e
+	$(VENV)/bin/python -m pytest $(AT_ONCE)
 
 .PHONY: .test-dependencies
 .test-dependencies:
 	@scripts/test-dependencies
 
 test-units: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -m "not e2e"
+	$(VENV)/bin/python -m pytest $(AT_ONCE)
 
 test-ktls: $(DEBIAN)/.installed
 	@scripts/test-ktls $(DEBIAN)
@@ -82,6 +87,6 @@ $(VENV)/.lint: $(VENV)/.test
 
 $(DEBIAN)/.installed: pyproject.toml scripts/make-venv | .test-dependencies
 	@scripts/make-venv $(DEBIAN) $(DEBIAN_PYTHON) --system-site-packages
-	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python $(PIP) install pytest pytest-twisted hypothesis
+	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python $(PIP) install pytest pytest-twisted pytest-xdist hypothesis
 	PYTHONNOUSERSITE=1 $(DEBIAN)/bin/python $(PIP) install --no-deps $(EDITABLE) .
 	@touch $@

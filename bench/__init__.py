@@ -10,6 +10,9 @@ blobs       cases: a cached layer, with 1, 4 and 16 clients, one worker or two
 manifests   cases: one small request on a connection of its own
 cold        cases: layers that are not cached yet
 patience    cases: a thousand slow clients
+storm       cases: a whole cluster pulls one image
+nodes       the nodes of a cluster, each doing what containerd does
+wire        one of their connections
 crowd       many clients in one thread, every byte compared
 machine     what all this ran on
 profile     where regcachd's time goes under these loads

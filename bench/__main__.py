@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attrs import evolve
 
-from bench import blobs, cold, machine, manifests, patience, profile
+from bench import blobs, cold, machine, manifests, patience, profile, storm
 from bench.clients import agreed_cipher
 from bench.origin import origin
 from bench.processes import ROOT, BenchError
@@ -26,7 +26,17 @@ QUICK_ROUNDS = 3
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure regcachd next to nginx.")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}, and a storm for {storm.QUICK} MB",
+    )
+    parser.add_argument(
+        "--image",
+        type=int,
+        metavar="MB",
+        help=f"size of the image that the nodes of the storm pull (default: {storm.FULL})",
+    )
     parser.add_argument(
         "--only",
         default="",
@@ -40,11 +50,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 @contextmanager
-def chosen_families(words: str) -> Iterator[list[Family]]:
+def chosen_families(words: str, image: int) -> Iterator[list[Family]]:
     """The families with the cases whose rows have these words in their name."""
     with manifests.client_processes() as pool:
         first = Family((*blobs.cases(), *manifests.cases(pool)), partial(origin, sizes=[blobs.SIZE]))
-        every = (first, *blobs.families(), *cold.families(), *patience.families())
+        every = (
+            first,
+            *blobs.families(),
+            *cold.families(),
+            *patience.families(),
+            *storm.families(pool, image),
+        )
         named = [
             evolve(family, cases=tuple(case for case in family.cases if case.is_named(words)))
             for family in every
@@ -83,9 +99,10 @@ def run(options: argparse.Namespace) -> None:
     """Measure what is asked for, each family in a directory of its own, which is gone before the next begins."""
     rows: list[Row] = []
     profiles: list[Path] = []
+    image = options.image or (storm.QUICK if options.quick else storm.FULL)
     with (
         tempfile.TemporaryDirectory(prefix="regcachd-bench-") as kept,
-        chosen_families(options.only) as families,
+        chosen_families(options.only, image) as families,
     ):
         for family in families:
             with tempfile.TemporaryDirectory(prefix="regcachd-bench-") as name:

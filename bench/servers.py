@@ -11,7 +11,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from attrs import field, frozen
 
-from bench.origin import Origin
+from bench.origin import NAME, Origin
 from bench.processes import (
     accepts,
     command_line,
@@ -23,7 +23,7 @@ from bench.processes import (
     wait_until,
 )
 
-REGISTRY = "registry.test"
+REGISTRY = NAME
 """The name by which clients know the registry, whichever server answers for it."""
 
 
@@ -52,6 +52,8 @@ class Settings:
     """regcachd: connections that one download may use; None for its default."""
     nginx: str = ""
     """nginx: further lines of its location."""
+    passed: str = ""
+    """nginx: a path whose answers are not cached."""
     output_buffers: str = "2 256k"
     """nginx: what a response may hold in memory; the default is `2 32k`."""
 
@@ -140,6 +142,7 @@ def _nginx_conf(
         f"    {kind}_temp_path {directory}/{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    passed = f"location = {settings.passed} {{ proxy_pass {origin.url}; }}" if settings.passed else ""
     return f"""{user}
 daemon off;
 worker_processes {settings.workers};
@@ -165,6 +168,7 @@ http {{
         ssl_certificate_key {key};
         ssl_protocols TLSv1.3;
         ssl_conf_command Ciphersuites {cipher};
+        {passed}
         location / {{
             proxy_pass {origin.url};
             proxy_http_version 1.1;

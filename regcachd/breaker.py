@@ -17,6 +17,8 @@ ENOUGH = 3
 """Failures in a row that open."""
 SLOW = 2
 """What a failure counts that took its time: who waits half a minute for three of them has gone."""
+LONG = 5.0
+"""Seconds after which a failure took its time, even if it was no timeout of ours: a name server's, say."""
 FIRST_HOLD = 1.0
 """Seconds that it stays open first; each failed probe doubles them."""
 LONGEST_HOLD = 15.0
@@ -83,7 +85,7 @@ class Breaker:
         if self.since is None:
             self.since = now
         self.failed_at, self.why, self.status, self.is_lost = now, why, status, lost
-        self._failures += SLOW if status == 504 else 1
+        self._failures += SLOW if status == 504 or now - began >= LONG else 1
         was_open = self.is_open
         if probe:
             self._probing = False

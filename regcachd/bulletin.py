@@ -69,6 +69,10 @@ class Bulletin:
         """It is not true any more, unless it came later than `before`."""
         self._db.write("DELETE FROM notices WHERE key = ? AND came <= ?", (key, before))
 
+    def take_down_all(self, prefix: str) -> None:
+        """None whose key, which is of ASCII, begins so is true any more."""
+        self._db.write("DELETE FROM notices WHERE key >= ? AND key < ?", (prefix, prefix + "\x7f"))
+
     # -- claims
 
     def claim(self, key: str, now: float, until: float) -> bool:

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from .bulletin import Bulletin, Notice
 from .http1 import UpstreamFailed
 from .relay import HIT, Answer, cache_status
-from .singleflight import SingleFlight
+from .singleflight import HURRY, SingleFlight, TooSlow
 from .web import Request
 
 log = Logger()
@@ -103,8 +103,16 @@ class Commons:
 
     async def get(self, key: str, fetch: Fetch) -> Common:
         """The answer: one that is fresh, or what `fetch` brings for all who ask meanwhile, or, should upstream be
-        unreachable or out of order, a stale one. Raises UpstreamFailed."""
-        return self._fresh(key) or await self._flights.run(key, lambda: self._bring(key, fetch))
+        unreachable, out of order or very slow, a stale one. Raises UpstreamFailed."""
+        found = self.known(key)
+        if found is not None and self._now() < found.fresh_until:
+            return found
+        if found is None:
+            return await self._flights.run(key, lambda: self._bring(key, fetch))
+        try:
+            return await self._flights.run_within(HURRY, self._clock, key, lambda: self._bring(key, fetch))
+        except TooSlow as error:
+            return self._stale(key, str(error)) or found
 
     def forget(self, key: str) -> None:
         """Upstream does not stand by this answer any more."""
@@ -112,6 +120,10 @@ class Commons:
         if key in self._unwritten and self._unwritten[key].came <= before:
             del self._unwritten[key]
         self._bulletin.take_down(key, before)
+
+    def forget_all(self, prefix: str) -> None:
+        """Somebody has changed what the answers are about whose keys begin so."""
+        self._bulletin.take_down_all(prefix)
 
     def close(self) -> None:
         """Wait for no other worker any more."""
@@ -124,8 +136,8 @@ class Commons:
         return found if found is not None and self._now() < found.fresh_until else None
 
     async def _bring(self, key: str, fetch: Fetch) -> Common:
-        while not self._bulletin.claim(key, self._now(), self._now() + CLAIM):
-            await self._wait()
+        while not self.claim(key):
+            await self.wait()
             found = self._fresh(key)
             if found is not None:
                 return found
@@ -134,7 +146,7 @@ class Commons:
             if found is None:
                 found = await self._fetched(key, fetch)
         finally:
-            self._bulletin.release(key)
+            self.release(key)
         return found
 
     async def _fetched(self, key: str, fetch: Fetch) -> Common:
@@ -158,6 +170,13 @@ class Commons:
                 self._unwritten.popitem(last=False)
         return found
 
+    def keep(self, key: str, common: Common) -> None:
+        """Keep an answer that was got in another way, and is not for everybody: who reads it has to ask who may."""
+        if len(common.answer.body) <= LARGEST:
+            self._bulletin.post(
+                key, Notice(_written(common.answer), common.came, common.fresh_until, common.ends)
+            )
+
     def _stale(self, key: str, why: str) -> Common | None:
         found = self.known(key)
         if found is None:
@@ -165,7 +184,18 @@ class Commons:
         log.warn("upstream failed ({why}), answering from memory: {key}", why=why, key=key)
         return Common(found.answer, found.came, found.fresh_until, found.ends, STALE)
 
-    async def _wait(self) -> None:
+    # -- one of all workers
+
+    def claim(self, key: str) -> bool:
+        """May this worker ask upstream, because no other does? A claim ends with `release`, or after CLAIM."""
+        return self._bulletin.claim(key, self._now(), self._now() + CLAIM)
+
+    def release(self, key: str) -> None:
+        """This worker has asked."""
+        self._bulletin.release(key)
+
+    async def wait(self) -> None:
+        """Give the worker that has the claim time for its question. Raises UpstreamFailed when the daemon stops."""
         if self._is_closed:
             raise UpstreamFailed("regcachd is stopping", status=503)
         wait = deferLater(self._clock, LOOK, lambda: None)

@@ -24,6 +24,10 @@ from .transport import QuietFactory
 GRACE = 5.0
 """Seconds a parent has beyond our own patience: its may be as long, and its answer says more than our timeout."""
 
+LATE = 2.0
+"""Seconds beyond our patience for which the addresses of a host, should it have several, may go on to be tried; and
+those whom we ask for its addresses have no other measure than this."""
+
 STOPPING = "regcachd is stopping"
 
 
@@ -68,14 +72,25 @@ class Dialer:
         if self._closed:
             raise UpstreamFailed(STOPPING, status=503)
         guarded = GuardedReactor(self._reactor, rule)
+        endpoint = HostnameEndpoint(guarded, host, port, timeout=self._timeout)
+        connecting = endpoint.connect(QuietFactory.forProtocol(lambda: protocol))
+        late = self._reactor.callLater(self._timeout + LATE, connecting.cancel)
         try:
-            endpoint = HostnameEndpoint(guarded, host, port, timeout=self._timeout)
-            await self._wait(endpoint.connect(QuietFactory.forProtocol(lambda: protocol)))
+            await self._wait(connecting)
         except (ConnectError, DNSLookupError, ValueError) as error:  # ValueError: no name that IDNA allows
+            if self._closed:
+                raise UpstreamFailed(STOPPING, status=503) from error
+            if not late.active():
+                why = f"no name server says what its address is ({host})"
+                raise NotConnected(f"{name} cannot be reached: {why}", 504) from error
             if guarded.reasons and isinstance(error, DNSLookupError):  # no address was left
                 raise Forbidden(guarded.reasons[0]) from error
             status = 504 if isinstance(error, ConnectTimeout) else 502
-            raise NotConnected(f"{name} cannot be reached: {error}", status) from error
+            why = str(error).removesuffix(".")
+            raise NotConnected(f"{name} cannot be reached: {why}", status) from error
+        finally:
+            if late.active():
+                late.cancel()
 
     async def _pass(self, passage: Passage, parent: Parent, authority: str) -> None:
         late = self._reactor.callLater(self._timeout + GRACE, passage.late)

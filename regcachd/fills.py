@@ -71,6 +71,13 @@ class NotGiven:
     response: Response
 
 
+Given = Callable[[Growing], None]
+
+
+def _nobody_wants_to_know(growing: Growing) -> None:
+    """What a fill that nobody waits for begins with."""
+
+
 @define(eq=False)
 class _Entry:
     growing: Growing
@@ -125,10 +132,11 @@ class Fills:
             entry.sources.append(source)
 
     async def open(
-        self, digest: Digest, source: Source, settings: Settings
+        self, digest: Digest, source: Source, settings: Settings, given: Given = _nobody_wants_to_know
     ) -> Started | Followed | Stored | NotGiven:
         """Begin to fill, go on with what is left of an earlier fill, or follow another process.
 
+        `given` is called when upstream has begun to give the asker the blob, before anybody else can see that.
         Raises OSError when the store does not take it, UpstreamFailed. One call at a time for a digest.
         """
         while not self._stopping:
@@ -139,7 +147,7 @@ class Fills:
                 await _after(earlier)
             partial: Partial | None = await self._in_thread(self._acquire, digest)
             if partial is not None:
-                opened = await self._start(partial, source, settings)
+                opened = await self._start(partial, source, settings, given)
                 if opened is None:
                     continue
                 return opened
@@ -170,9 +178,11 @@ class Fills:
             partial.close()
         return None
 
-    async def _start(self, partial: Partial, source: Source, settings: Settings) -> Started | NotGiven | None:
+    async def _start(
+        self, partial: Partial, source: Source, settings: Settings, given: Given
+    ) -> Started | NotGiven | None:
         """None when what was left of an earlier fill has been thrown away: once more, then."""
-        response = None
+        response = growing = None
         try:
             response = await self._first_answer(partial, source)
             start = begins_at(response) if response.status in (200, 206) else None
@@ -184,17 +194,20 @@ class Fills:
                 raise Conflict(
                     f"upstream does not say the size of {partial.digest}: it may be something else"
                 )
-            await self._in_thread(partial.expect, total)
+            growing = Growing(partial.digest, os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC))
+            given(growing)
+            await self._in_thread(partial.expect, total)  # from here on other processes see it
             if self._stopping:
                 raise UpstreamFailed("regcachd is stopping", status=503)
-            growing = Growing(partial.digest, os.open(partial.path, os.O_RDONLY | os.O_CLOEXEC))
         except Conflict as error:
             log.warn("what was left of an earlier download is thrown away: {why}", why=error)
             assert response is not None
             response.abandon()
+            self._take_back(growing)
             await self._in_thread(_let_go, partial, True)
             return None
         except BaseException:
+            self._take_back(growing)
             if response is not None:
                 response.abandon()
             await self._in_thread(_let_go, partial)
@@ -202,6 +215,12 @@ class Fills:
         fill = self._begin(growing, partial, deque([source], SOURCES), settings)
         fill.begin(response, start)
         return Started(growing)
+
+    def _take_back(self, growing: Growing | None) -> None:
+        """It was given, and comes to nothing."""
+        if growing is not None:
+            self._broke(growing)
+            growing.close()
 
     async def _first_answer(self, partial: Partial, source: Source) -> Response:
         """An answer that goes on where the partial ends, from the file's start should upstream not do ranges."""

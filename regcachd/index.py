@@ -1,6 +1,6 @@
 """The index: what the store's files cannot say, in SQLite.
 
-Which repository has which digest (links), what manifest a tag named last (tags), media types, sizes and last
+Which repository has which digest (links), what manifest a tag named last (tag_table.py), media types, sizes and last
 uses. Losing it loses no content: blobs are found by their files, links are proved again by asking upstream.
 What upstream has said of credentials (proofs) is here too, because the workers share it.
 
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from attrs import frozen
 
-from . import bulletin
+from . import bulletin, tag_table
 from .bulletin import Bulletin
 from .database import Database
-from .freshness import TagEntry
-from .reference import Digest, Repository, Tag
+from .reference import Digest, Repository
+from .tag_table import TagTable
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (
@@ -41,11 +41,6 @@ CREATE TABLE IF NOT EXISTS links (
     registry TEXT NOT NULL, repository TEXT NOT NULL, digest TEXT NOT NULL,
     PRIMARY KEY (registry, repository, digest)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tags (
-    registry TEXT NOT NULL, repository TEXT NOT NULL, tag TEXT NOT NULL, accept TEXT NOT NULL,
-    digest TEXT NOT NULL, media_type TEXT NOT NULL, checked REAL NOT NULL,
-    PRIMARY KEY (registry, repository, tag, accept)
-) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS proofs (
     registry TEXT NOT NULL, repository TEXT NOT NULL, credential BLOB NOT NULL, at REAL NOT NULL,
     UNIQUE (registry, repository, credential)
@@ -56,12 +51,11 @@ CREATE TABLE IF NOT EXISTS scrubs (
     rotten INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
-_VERSION = 1
+_VERSION = 2
 _PROBES = (
     "SELECT blobs, bytes FROM totals",
     "SELECT min(digest), max(digest), min(last_use), max(last_use) FROM blobs",
     "SELECT registry, repository, digest FROM links LIMIT 1",
-    "SELECT registry, repository, tag, accept, digest, media_type, checked FROM tags LIMIT 1",
     "SELECT registry, repository, credential, at FROM proofs LIMIT 1",
     "SELECT started, finished, position, blobs, bytes, rotten FROM scrubs",
 )
@@ -99,9 +93,11 @@ class Index:
     any fork: that would take SQLite's locks away, and another process could undo our writes."""
 
     def __init__(self, path: Path, patience: float = PATIENCE) -> None:
-        schema, probes = _SCHEMA + bulletin.SCHEMA, _PROBES + bulletin.PROBES
+        schema = _SCHEMA + bulletin.SCHEMA + tag_table.SCHEMA
+        probes = _PROBES + bulletin.PROBES + tag_table.PROBES
         self._db = Database(path, schema, _VERSION, probes, patience)
         self.bulletin = Bulletin(self._db)
+        self.tags = TagTable(self._db)
         self._uses: dict[Digest, tuple[float, int]] = {}
 
     def open(self, *, or_later: bool = False) -> None:
@@ -302,38 +298,4 @@ class Index:
                 ("DELETE FROM scrubs WHERE finished IS NULL AND started != ?", [(record.started,)]),
                 ("INSERT OR REPLACE INTO scrubs VALUES (?, ?, ?, ?, ?, ?)", [values]),
             ]
-        )
-
-    # -- tags
-
-    def tag(self, repository: Repository, tag: Tag, accept: str) -> TagEntry | None:
-        """What this tag named last, for a client that accepts these media types."""
-        rows = self._db.read(
-            "SELECT digest, media_type, checked FROM tags "
-            "WHERE registry = ? AND repository = ? AND tag = ? AND accept = ?",
-            (repository.registry, repository.name, str(tag), accept),
-        )
-        for digest, media_type, checked in rows:
-            return TagEntry(Digest.parse(digest), media_type, checked)
-        return None
-
-    def set_tag(self, repository: Repository, tag: Tag, accept: str, entry: TagEntry) -> None:
-        """Upstream has said what this tag names."""
-        self._db.write(
-            "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                repository.registry,
-                repository.name,
-                str(tag),
-                accept,
-                str(entry.digest),
-                entry.media_type,
-                entry.checked,
-            ),
-        )
-
-    def forget_tags(self, repository: Repository) -> None:
-        """Somebody has changed what this repository's tags name."""
-        self._db.write(
-            "DELETE FROM tags WHERE registry = ? AND repository = ?", (repository.registry, repository.name)
         )

@@ -22,10 +22,13 @@ from twisted.python.failure import Failure
 from .errors import RegcachdError
 
 _NO_IPV6 = (EAFNOSUPPORT, EADDRNOTAVAIL)
+_BACKLOG = 1024
+"""Connections that wait to be accepted. Twisted's 50 are few for a cluster that begins a job: those for whom there is
+no room try again after a second."""
 
 
 class CannotListen(RegcachdError):
-    """An address of `listen` cannot be served."""
+    """An address of `listen` or `mirror_tls` cannot be served."""
 
 
 class DualPort(TCPPort):
@@ -37,16 +40,16 @@ class DualPort(TCPPort):
         return skt
 
 
-def bind(reactor: Any, descriptions: Iterable[str], factory: Factory) -> list[Any]:
-    """Listen where the descriptions say. Raises CannotListen; then nothing listens."""
+def bind(reactor: Any, descriptions: Iterable[str], factory: Factory, key: str = "listen") -> list[Any]:
+    """Listen where the descriptions, values of this key, say. Raises CannotListen; then nothing listens."""
     ports: list[Any] = []
     try:
         for description in descriptions:
             ports.append(_bind(reactor, description, factory))
-    except CannotListen:
+    except CannotListen as error:
         for port in ports:
             port.stopListening()
-        raise
+        raise CannotListen(f"{key}: {error}") from error.__cause__
     return ports
 
 
@@ -58,9 +61,7 @@ def _bind(reactor: Any, description: str, factory: Factory) -> Any:
     except CannotListenError as error:
         raise CannotListen(_cannot_listen(description, error)) from error
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CannotListen(
-            f"listen: {description!r} is not an endpoint that Twisted knows: {error}"
-        ) from error
+        raise CannotListen(f"{description!r} is not an endpoint that Twisted knows: {error}") from error
     ports: list[Any] = []
     failures: list[Any] = []
     listening.addCallbacks(ports.append, failures.append)
@@ -68,14 +69,16 @@ def _bind(reactor: Any, description: str, factory: Factory) -> Any:
         raise CannotListen(_cannot_listen(description, failures[0].value))
     if not ports or not isinstance(ports[0], TCPPort | UnixPort):
         raise CannotListen(
-            f"listen: {description!r} is not a TCP or Unix endpoint; use dual:, tcp:, systemd: or unix:"
+            f"{description!r} is not a TCP or Unix endpoint; use dual:, tcp:, systemd: or unix:"
         )
+    if description.startswith(("tcp:", "tcp6:", "unix:")) and ":backlog=" not in description:
+        ports[0].socket.listen(_BACKLOG)
     return ports[0]
 
 
 def _bind_dual(reactor: Any, number: int, factory: Factory) -> Any:
     """A port for IPv6 and IPv4, or for IPv4 where the machine has no IPv6. Raises CannotListenError."""
-    port: TCPPort = DualPort(number, factory, 1024, "::", reactor)
+    port: TCPPort = DualPort(number, factory, _BACKLOG, "::", reactor)
     try:
         port.startListening()
     except CannotListenError as error:
@@ -83,7 +86,7 @@ def _bind_dual(reactor: Any, number: int, factory: Factory) -> Any:
             raise
     else:
         return port
-    port = TCPPort(number, factory, 1024, "", reactor)
+    port = TCPPort(number, factory, _BACKLOG, "", reactor)
     port.startListening()
     return port
 
@@ -91,7 +94,7 @@ def _bind_dual(reactor: Any, number: int, factory: Factory) -> Any:
 def _cannot_listen(description: str, error: Exception) -> str:
     why = getattr(error, "socketError", None) or error
     hint = "; another program is using this port" if getattr(why, "errno", None) == EADDRINUSE else ""
-    return f"listen: cannot listen on {description!r}: {why}{hint}"
+    return f"cannot listen on {description!r}: {why}{hint}"
 
 
 def where(ports: Iterable[Any]) -> str:

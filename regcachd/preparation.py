@@ -11,6 +11,7 @@ from .authentication import Plugins, check_credentials
 from .config import Config
 from .evidence import kept_key
 from .inheritance import Secrets
+from .names import certified_names
 from .pki import CA, DIRECTORY, open_ca
 from .safekeeping import refuse_exposed
 from .store import Store
@@ -27,9 +28,8 @@ def utc_now() -> datetime:
 
 def open_configured_ca(config: Config) -> CA:
     """The CA, made if this is the first start. Raises PkiError."""
-    hosts = {authority.host for registry in config.registries.values() for authority in registry.intercepted}
     own = None if config.ca is None else (Path(config.ca.certificate), Path(config.ca.key))
-    return open_ca(Path(config.state) / DIRECTORY, hosts, utc_now(), own)
+    return open_ca(Path(config.state) / DIRECTORY, certified_names(config), utc_now(), own)
 
 
 def vet(config: Config) -> CA:

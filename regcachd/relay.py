@@ -34,6 +34,12 @@ def cache_status(detail: str) -> tuple[bytes, bytes]:
 HIT = cache_status("hit")
 STALE = cache_status("hit; detail=offline")
 """What is stored, for a client whose right to it upstream, which is away, cannot be asked about."""
+REVALIDATED = cache_status("hit; detail=revalidated")
+"""What is stored, upstream having just said that it is still so."""
+IN_NEED = cache_status("fwd=stale")
+"""What is stored, and old, because upstream has failed to say what is new."""
+MISS = cache_status("fwd=uri-miss; stored")
+FORWARDED = cache_status("fwd=uri-miss")
 BYPASS = cache_status("fwd=bypass")
 
 
@@ -89,6 +95,10 @@ class Answer:
             request.finish()
 
 
+MOST_ERROR = 64 * 1024
+"""Bytes of an error body of upstream that are passed on."""
+
+
 class TooLarge(RegcachdError):
     """A response that had to be kept whole is larger than its limit."""
 
@@ -129,6 +139,14 @@ async def capture(response: Response, limit: int) -> Answer:
     response.deliver(taker)
     body = await taker.done
     return Answer(response.status, response.reason, response.headers, body, response.length)
+
+
+async def captured(response: Response) -> Answer:
+    """An error of upstream, with its body if that is small."""
+    try:
+        return await capture(response, MOST_ERROR)
+    except (TooLarge, UpstreamFailed):
+        return Answer(response.status, response.reason, response.headers, b"", response.length)
 
 
 @implementer(IPushProducer)

@@ -17,6 +17,7 @@ from regcachd.connect import Authority
 from regcachd.known import KNOWN, BlobProbe, blob_probe, known_realm, realm_hosts
 from regcachd.parent import Direct, Parent, direct, parent_of, proxy
 from regcachd.secret import Secret, secret
+from regcachd.tag_rules import TagPolicy, TagRule, TagTerms, tag_policy, tag_rule
 from regcachd.units import Size, parse_bytes, parse_duration, parse_fraction, parse_reserve, parse_size
 from regcachd.values import (
     Network,
@@ -32,6 +33,7 @@ from regcachd.values import (
     one_of,
     optional,
     or_off,
+    own_name,
     realm_authority,
     realm_host,
     required,
@@ -116,6 +118,11 @@ class RegistryDefaults:
     access_ttl: float = key("5m", within(parse_duration, "0s", "1d"))
     public_ttl: float = key("1h", within(parse_duration, "0s", "7d"))
     offline_grace: float = key("1d", within(parse_duration, "0s", "30d"))
+    tags: TagPolicy = key("revalidate", tag_policy)  # noqa: RUF009
+    revalidate_interval: float = key("5s", within(parse_duration, "0s", "1d"))
+    tag_ttl: float = key("1h", within(parse_duration, "0s", "3650d"))
+    tag_rules: tuple[TagRule, ...] = key([], list_of(tag_rule))
+    max_stale: float = key("30d", within(parse_duration, "0s", "3650d"))
     connections: int = key(4, within(count, 1, 16))
     retries: int = key(8, within(count, 0, 1000))
     retry_delay: float = key("15s", within(parse_duration, "10ms", "1h"))
@@ -156,7 +163,8 @@ class Registry:
     file with further trusted certificates; `insecure` turns the check of upstream's certificate off; `allow_push`
     lets clients write; with `push_with_shared` those without a credential do so with regcachd's. Times are in
     seconds; `blob_probe` and `realm_hosts` are explained in regcachd.known, `terms` in regcachd.access;
-    `parent` is the proxy that it is reached through. With `share`, every client may read what `auth` can.
+    `tag_terms` in regcachd.tag_rules; `parent` is the proxy that it is reached through. With `share`, every client
+    may read what `auth` can.
     """
 
     name: str
@@ -170,6 +178,7 @@ class Registry:
     push_with_shared: bool
     timeout: float
     terms: Terms
+    tag_terms: TagTerms
     share: bool
     connections: int
     retries: int
@@ -218,7 +227,8 @@ def make_registry(
         allow_push=keys.allow_push,
         push_with_shared=keys.push_with_shared,
         timeout=keys.timeout,
-        terms=Terms(keys.access_ttl, keys.public_ttl, keys.offline_grace),
+        terms=Terms(keys.access_ttl, keys.public_ttl, keys.offline_grace, keys.max_stale),
+        tag_terms=TagTerms(keys.tags, keys.revalidate_interval, keys.tag_ttl, keys.tag_rules, keys.max_stale),
         share=keys.share,
         connections=keys.connections,
         retries=keys.retries,
@@ -246,12 +256,15 @@ class Config:
     host the first, unless the host is itself a registry.
 
     `workers` is None for as many as the machine has processors; `proxy_users` is where those are named who may use the
-    proxy, None for everybody.
+    proxy, None for everybody. `mirror_tls` is where mirrors are asked over TLS, under one of `mirror_names`: hosts in
+    lower case, and addresses without brackets.
     """
 
     listen: tuple[str, ...] = key(["dual:3128"], list_of(listener, empty=False))
     workers: int | None = key("auto", workers)
     state: str = key("/var/lib/regcachd", text)
+    mirror_tls: tuple[str, ...] = key([], list_of(listener))
+    mirror_names: tuple[str, ...] = key([], list_of(own_name))
     clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
     admin: str = key("/run/regcachd/admin.sock", text)
     exposed_secrets: str = key("warn", one_of("warn", "refuse"))

@@ -120,6 +120,13 @@ def retold(body: bytes, ends: float, now: float) -> bytes:
     return json.dumps(members).encode()
 
 
+def end_of(body: bytes, came: float) -> float:
+    """When the token of an answer that was true when it came, at that time, ends."""
+    members = _members(body)
+    assert members is not None
+    return came + _life(members)
+
+
 def _members(body: bytes) -> dict[str, Any] | None:
     try:
         members = json.loads(body)

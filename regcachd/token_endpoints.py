@@ -4,6 +4,9 @@ A registry's realms are known beforehand, or read from the challenges that pass 
 registry's own host or on one of its `token_hosts`, which are intercepted like the registry and are asked themselves.
 Only requests without any credential are answered from the commons (`sharing` is the rule); all others go to the realm
 untouched, and nothing of them is kept.
+
+While upstream cannot be asked for a new token, clients get the old one, even after its end, up to the age of
+`max_stale`: there are clients who ask for nothing before they have a token, and what is stored needs no good one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,12 +17,13 @@ from .challenge import parse_challenges
 from .commons import STORED, Common, impersonal, is_anybodys, once
 from .config import Registry
 from .connect import Authority, HeadError
+from .evidence import ANONYMOUS
 from .http1 import UpstreamFailed
 from .pings import Pings
 from .registry import CachedRegistry
 from .relay import TooLarge, asking, capture
 from .routes import Elsewhere, route
-from .sharing import read_grant, retold, tokens_in, wanted
+from .sharing import LIFE, end_of, read_grant, retold, tokens_in, wanted
 from .upstream import Upstream
 from .values import realm_authority
 from .web import MOST_BODY, Request
@@ -66,9 +70,12 @@ class TokenEndpoints:
         common = await shared.commons.get(key, lambda: self._fetch(upstream, target, headers))
         answer = common.answer
         if common.ends > common.came:
+            now, ends = shared.now(), end_of(answer.body, common.came)
+            if ends <= now:
+                ends = now + LIFE  # its client is to ask again soon
             for token in tokens_in(answer.body):
-                shared.anonymity.note(token, key, common.ends)
-            answer = evolve(answer, body=retold(answer.body, common.ends, shared.now()))
+                shared.anonymity.note(token, key, ends)
+            answer = evolve(answer, body=retold(answer.body, ends, now))
         answer.send(request, common.status)
         return True
 
@@ -82,11 +89,14 @@ class TokenEndpoints:
             raise UpstreamFailed(
                 f"{upstream.registry.name} sent a token that is too large: {error}"
             ) from error
+        self._registry.restraint.heard_elsewhere(ANONYMOUS, answer, answer.body)
         if answer.status == 200 and answer.header(b"content-encoding") is None:
             date = answer.header(b"date")
             grant = read_grant(answer.body, asked, None if date is None else date.decode("latin-1"))
             if grant is not None:
-                return Common(impersonal(answer), asked, grant.shared_until, grant.ends, STORED)
+                told = evolve(impersonal(answer), body=retold(answer.body, grant.ends, asked))
+                kept_until = max(grant.ends, asked + self._registry.settings.tag_terms.max_stale)
+                return Common(told, asked, grant.shared_until, kept_until, STORED)
         return once(answer, asked)
 
     # -- what the registry says of its tokens

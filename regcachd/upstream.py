@@ -4,14 +4,17 @@ One `Upstream` serves one configured registry. It knows where the registry is, w
 to follow its redirects to the storage that really has the bytes. What it never does is decide: callers
 see every status, and nothing is repeated except on a kept-alive connection that had already died.
 
-Hosts that cannot be reached are not waited for, again and again: each has a circuit breaker (breaker.py).
+Hosts that cannot be reached are not waited for, again and again: each has a circuit breaker (breaker.py), and whoever
+tries whether a host is back does not wait for that longer than a few seconds.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from .breaker import Admission, Breaker
 from .config import Limits, Registry
@@ -35,6 +38,8 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
 WAIT = 10.0
 """Seconds after a failure for which a registry is taken to be out of reach by those who can do without it."""
+PROBING = 3.0
+"""Seconds that somebody whose request has become a probe waits for what it finds."""
 MOST_BREAKERS = 256
 """Hosts of which it is known how reachable they are; redirects can name any number."""
 
@@ -105,8 +110,16 @@ class Upstream:
     @property
     def unreachable_since(self) -> float | None:
         """Since when, by the reactor's clock, the registry is known not to be reachable; None if it may be."""
+        unreachable = self.unreachable
+        return None if unreachable is None else unreachable.since
+
+    @property
+    def unreachable(self) -> Unreachable | None:
+        """What those are told who ask while the registry is known not to be reachable."""
         breaker = self._breakers.get(self._home)
-        return breaker.since if breaker is not None and breaker.is_open else None
+        if breaker is None or not breaker.is_open:
+            return None
+        return self._unreachable(self._home, breaker, self._reactor.seconds())
 
     @property
     def outage(self) -> Unreachable | None:
@@ -144,17 +157,37 @@ class Upstream:
     ) -> Response:
         """One exchange, if the host's breaker admits it. `rule` is for strangers, who have no pool."""
         breaker = self._breaker(netloc)
-        began = self._reactor.seconds()
-        admission = Admission.PASS if patient else breaker.admit(began)
+        now = self._reactor.seconds()
+        admission = Admission.PASS if patient else breaker.admit(now)
         if admission is Admission.REFUSED:
-            raise self._unreachable(netloc, breaker, began)
-        probe = admission is Admission.PROBE
-        if probe and isinstance(body, Upload):
-            breaker.gave_up()  # its client may take its time, and all others would wait for it
-            probe = False
+            raise self._unreachable(netloc, breaker, now)
         tells = rule is not None or not (isinstance(body, Upload) or method in _SLOW)
+        probe = admission is Admission.PROBE
+        if probe and not tells:
+            breaker.gave_up()  # it may take its time, and all others would wait for it
+            probe = False
+        exchange = self._exchange(netloc, method, target, headers, body, rule)
+        if not probe:
+            return await self._heard(netloc, breaker, exchange, tells=tells)
+        trying = Deferred.fromCoroutine(self._heard(netloc, breaker, exchange, tells=tells, probe=True))
+        found = await self._within(PROBING, trying)
+        if found is None:
+            raise self._unreachable(netloc, breaker, self._reactor.seconds())
+        return found
+
+    async def _heard(
+        self,
+        netloc: Netloc,
+        breaker: Breaker,
+        exchange: Coroutine[Any, Any, Response],
+        *,
+        tells: bool,
+        probe: bool = False,
+    ) -> Response:
+        """What an exchange brings, of which the breaker is told; `tells`: also if upstream does not answer."""
+        began = self._reactor.seconds()
         try:
-            response = await self._exchange(netloc, method, target, headers, body, rule)
+            response = await exchange
         except UpstreamFailed as error:
             lost = isinstance(error, NotConnected)
             if lost or (tells and (error.unused or error.status == 504)):
@@ -162,6 +195,8 @@ class Upstream:
                 if breaker.failed(began, now, why, error.status, chance, probe=probe, lost=lost):
                     log.warn("{host} is unreachable: {why}", host=self._name(netloc), why=str(error))
                     self._pool.expire_all(netloc)
+                if probe:
+                    raise self._unreachable(netloc, breaker, now) from error
             elif probe:
                 breaker.gave_up()
             raise
@@ -173,6 +208,21 @@ class Upstream:
         if past is not None:
             log.info("{host} can be reached again, after {past}", host=self._name(netloc), past=roughly(past))
         return response
+
+    async def _within(self, seconds: float, trying: "Deferred[Response]") -> Response | None:
+        """What is being tried, or None if that takes longer: then it goes on, and nobody gets it."""
+        found: Deferred[Response | None] = Deferred()
+        watch = self._reactor.callLater(seconds, found.callback, None)
+
+        def tried(result: Response | Failure) -> None:
+            if watch.active():
+                watch.cancel()
+                found.callback(result)
+            elif isinstance(result, Response):
+                result.discard()
+
+        trying.addBoth(tried)
+        return await found
 
     def _unreachable(self, netloc: Netloc, breaker: Breaker, now: float) -> Unreachable:
         since = now if breaker.since is None else breaker.since

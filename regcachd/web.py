@@ -15,9 +15,12 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http_headers import Headers
 
+from .connect import Authority
+from .destination import Destination, Whom
 from .errors import RegcachdError
 from .response import UpstreamFailed
 from .upload import Upload
+from .web_links import relinked
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
 log = Logger()
 
 JSON = b"application/json"
-_REASONS = {421: b"Misdirected Request"}
-"""Reason phrases that Twisted does not know."""
+_REASONS = {**http.RESPONSES, 421: b"Misdirected Request"}
+"""Reason phrases; the latter Twisted does not know."""
+LONGEST_REASON = 250
+"""Bytes of a reason phrase."""
 
 MOST_BODY = 1024 * 1024
 """Bytes of a request body that is read before the request is answered: token requests are the largest."""
@@ -42,10 +47,13 @@ class Request(http.Request):
     upload: Upload | None = None
     """The body, of a request that is answered while it comes; then there is no `body`."""
     too_large = False
+    whom: Whom = None
+    """Whom it is for. Then `uri`, `path` and `query` are what that is asked for."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._gone_calls: list[Callable[[], None]] = []
+        self._reason = b""
 
     def handleContentChunk(self, data: bytes) -> None:
         if self.upload is not None:
@@ -70,10 +78,30 @@ class Request(http.Request):
         self.content.seek(0)
         self.process_if_spoken(version)
 
-    def named(self, command: bytes, path: bytes, version: bytes) -> None:
+    def named(self, command: bytes, target: bytes, version: bytes) -> None:
         """What the request line says."""
-        self.method, self.uri, self.clientproto = command, path, version
-        self.path, _, self.query = path.partition(b"?")
+        self.method, self.clientproto = command, version
+        self.address(None, target)
+
+    def address(self, whom: Whom, target: bytes) -> None:
+        """Make it one for what is at `target` there."""
+        self.whom, self.uri = whom, target
+        self.path, _, self.query = target.partition(b"?")
+
+    @property
+    def destination(self) -> Destination | None:
+        """The registry that it is for, if it is for one."""
+        return self.whom if isinstance(self.whom, Destination) else None
+
+    @property
+    def authority(self) -> Authority | None:
+        """What the client calls the registry's host, where it does."""
+        return self.whom.authority if isinstance(self.whom, Destination) else None
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Does the client take this daemon for the registry?"""
+        return isinstance(self.whom, Destination) and self.whom.is_mirrored
 
     def process_if_spoken(self, version: bytes) -> None:
         """Answer, if the request is in a version of HTTP that is spoken here."""
@@ -144,9 +172,11 @@ class Request(http.Request):
 
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> None:
         """Send the head. With `length` None the body is chunked, or ends with the connection for HTTP/1.0."""
-        self.setResponseCode(status, _REASONS.get(status))
-        add = self.responseHeaders.addRawHeader
+        self.setResponseCode(status, self._reason or _REASONS.get(status))
+        add, destination = self.responseHeaders.addRawHeader, self.destination
         for name, value in headers:
+            if destination is not None and destination.is_mirrored and name.lower() == b"link":
+                value = relinked(value, self.uri, destination)
             add(name, value)
         if self.upload is not None and not self._will_be_read(self.upload):
             self.channel.persistent = False
@@ -176,7 +206,12 @@ class Request(http.Request):
     def answer_error(
         self, status: int, code: str, message: str, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
-        """Send an error as the OCI distribution spec says ("Error codes")."""
+        """Send an error as the OCI distribution spec says ("Error codes").
+
+        Of a 5xx, docker, containerd, podman and skopeo show the status line alone, so the message is there, too.
+        """
+        if status >= 500:
+            self._reason = reason_of(status, message)
         self.answer(status, [(b"Content-Type", JSON), *headers], error_body(code, message))
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
@@ -194,6 +229,12 @@ class Request(http.Request):
         """Close the connection before the last byte: the client must not take what it has for the whole."""
         if not self.gone:
             self.channel.transport.abortConnection()
+
+
+def reason_of(status: int, message: str) -> bytes:
+    """A reason phrase (RFC 9112 section 4) that tells a person why."""
+    told = "".join(each if " " <= each <= "~" else "?" for each in message)
+    return (_REASONS.get(status, b"Error") + b": " + told.encode())[:LONGEST_REASON]
 
 
 def error_body(code: str, message: str) -> bytes:

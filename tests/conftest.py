@@ -29,10 +29,12 @@ reactor: Any = _reactor  # Twisted types the global reactor as a bare module
 
 TURNS = 10
 """Reactor turns that a connection closed by the test gets to finish closing."""
-GRACE = 0.25
+GRACE = 5.0
 """Seconds that sockets (never delayed calls) get beyond that, for TLS and the kernel on a busy machine."""
 STEP = 0.01
 """Seconds between looks during the grace."""
+LONG = 40
+"""Characters of a parameter that a test can still be called by."""
 
 # how long anything takes says more of the machine than of the code
 settings.register_profile("regcachd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -59,13 +61,27 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         pytest_twisted.ensureDeferred(function)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cheap_collections() -> Iterator[None]:
-    """Set aside what is loaded already, so that collecting one test's garbage takes a millisecond or two."""
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long texts have no place in a test's name, least of all keys and hashes that are new in each process."""
+    return argname if isinstance(val, str | bytes) and len(val) > LONG else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cheap_collections() -> None:
+    """Set aside what is there already, so that collecting one test's garbage takes a millisecond or two."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_system_roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test needs the system's roots, and to read them takes OpenSSL 30 ms for each of a daemon's contexts."""
+    none = tmp_path_factory.mktemp("roots") / "none.pem"
+    none.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(none))
+        patch.setenv("SSL_CERT_DIR", str(none.parent))
+        yield
 
 
 @implementer(ILogObserver)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regcachd.breaker import ENOUGH, FIRST_HOLD, LONGEST_HOLD, Admission, Breaker
+from regcachd.breaker import ENOUGH, FIRST_HOLD, LONG, LONGEST_HOLD, Admission, Breaker
 
 
 def opened(now: float = 100.0) -> Breaker:
@@ -38,6 +38,13 @@ def test_two_timeouts_are_enough() -> None:
     assert not breaker.failed(0.0, 30.0, "timed out", 504, 0.5)
     assert breaker.failed(30.0, 60.0, "timed out", 504, 0.5)
     assert breaker.status == 504
+
+
+def test_two_failures_that_took_long_are_enough() -> None:
+    """A name server's silence is no timeout of ours, and is waited for as long."""
+    breaker = Breaker()
+    assert not breaker.failed(0.0, LONG, "no such name", 502, 0.5)
+    assert breaker.failed(LONG, 2 * LONG, "no such name", 502, 0.5)
 
 
 def test_when_the_hold_is_over_one_is_let_through() -> None:

@@ -30,6 +30,7 @@ from regcachd.connect import Authority
 from regcachd.known import KNOWN
 from regcachd.schema import REGISTRY_TABLE, SCHEMA, RegistryKeys
 from regcachd.secret import Secret
+from regcachd.tag_rules import TagPolicy, TagRule, TagTerms
 from regcachd.values import keys_of
 
 SAMPLE = Path(__file__).parent.parent / "etc" / "regcachd.toml"
@@ -93,7 +94,8 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             insecure=False,
             allow_push=False,
             timeout=60.0,
-            terms=Terms(access_ttl=300.0, public_ttl=3600.0, offline_grace=86400.0),
+            terms=Terms(access_ttl=300.0, public_ttl=3600.0, offline_grace=86400.0, max_stale=30 * 86400.0),
+            tag_terms=TagTerms(TagPolicy.REVALIDATE, 5.0, 3600.0, (), 30 * 86400.0),
             push_with_shared=False,
             share=False,
             connections=4,
@@ -133,6 +135,7 @@ def test_every_key_is_read() -> None:
         ca = "site.pem"
         timeout = "90s"
         offline_grace = "2h"
+        revalidate_interval = "1s"
         [registries."registry.site.example:5443"]
         upstream = "http://Registry.site.example:80/"
         """,
@@ -148,6 +151,12 @@ def test_every_key_is_read() -> None:
         retries = 3
         retry_delay = "2.5s"
         realm_hosts = ["auth.site.example:443", "Auth.site.example:5001"]
+        tags = "ttl"
+        tag_ttl = "10m"
+        tag_rules = [
+            {match = "*/nightly*:*", ttl = "1m"}, {match = "*:latest", tags = "never"}, {match = "a:b", tags = "ttl"},
+        ]
+        max_stale = 0
         """,
     )
     assert config.listen == ("tcp:3128:interface=10.0.0.1", "dual:0")
@@ -177,7 +186,18 @@ def test_every_key_is_read() -> None:
         insecure=True,
         allow_push=True,
         timeout=90.0,
-        terms=Terms(access_ttl=0.0, public_ttl=600.0, offline_grace=7200.0),
+        terms=Terms(access_ttl=0.0, public_ttl=600.0, offline_grace=7200.0, max_stale=0.0),
+        tag_terms=TagTerms(
+            TagPolicy.TTL,
+            1.0,
+            600.0,
+            (
+                TagRule("*/nightly*:*", TagPolicy.TTL, 60.0),
+                TagRule("*:latest", TagPolicy.NEVER),
+                TagRule("a:b", TagPolicy.TTL),
+            ),
+            0.0,
+        ),
         push_with_shared=False,
         share=False,
         connections=1,

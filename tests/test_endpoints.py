@@ -33,7 +33,6 @@ async def send(world: World, method: str, path: str, body: bytes = b"", **header
         "/v2/_catalog?n=10&last=a%2Fb",
         "/v2/team/app/tags/list",
         "/v2/team/app/tags/list?n=1&last=%31",
-        "/v2/team/app/referrers/sha256:" + "0" * 64 + "?artifactType=a%2Fb%20c&x=+",
         "/v2/team/app/blobs/sha256:short",
         "/v2/TEAM/app/manifests/1",
         "/v2/team/app/manifests/sha256:" + "A" * 64,

@@ -33,7 +33,7 @@ class Here:
         ca = ""
         if self.server.ca_pem and trusted:
             ca = f'ca = "{self.server.ca_file(self.directory / "ca.pem")}"'
-        config = parse_config([("a", f'[registries."registry.test"]\n{ca}\ntimeout = "200ms"')])
+        config = parse_config([("a", f'[registries."registry.test"]\n{ca}\ntimeout = "400ms"')])
         limits = evolve(config.limits, connect_timeout=5)
         self.upstream = Upstream(reactor, config.registries["registry.test"], limits)
         return self.server  # type: ignore[no-any-return]
@@ -136,7 +136,7 @@ async def test_an_answer_has_at_most_a_mebibyte(here: Here) -> None:
 async def test_a_server_that_does_not_answer_is_not_waited_for(here: Here) -> None:
     server = await here.start()
     server.fault("/x", StallBeforeHeaders())
-    assert "did not answer for 0.2 s" in await here.failure()
+    assert "did not answer for 0.4 s" in await here.failure()
 
 
 async def test_an_answer_in_drops_is_not_waited_for(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

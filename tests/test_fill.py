@@ -127,12 +127,13 @@ async def test_many_at_the_same_moment_are_one_request_upstream(tmp_path: Path) 
 async def test_a_fill_outlives_its_first_client(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         digest = world.registry.add_blob("team/app", DATA)
-        world.registry.fault(digest, Throttle(1_000_000))
+        world.registry.fault(digest, StallAfter(len(DATA) // 2))
         download = await Download(world, blob_path(digest)).begin()
         await download.read(1000)
         download.close()
         await until(lambda: world.service.door.connections == 0)
         assert world.stored() == []
+        world.registry.release()
         await until(lambda: world.stored() == [digest.hex])
         assert world.registry.requests.count() == 1
 
@@ -239,7 +240,7 @@ async def test_of_a_blob_without_length_the_last_64_kib_are_held_back_too(tmp_pa
         world.registry.fault(digest, NoContentLength(), StallAfter(200_000))
         download = await Download(world, blob_path(digest)).begin()
         await until(lambda: fill_of(world, digest).watermark == 200_000)
-        chunked = await download.available()
+        chunked = await download.read(200_000 - HELD_BACK) + await download.available()
         assert 0 <= len(chunked) - (200_000 - HELD_BACK) < 200  # the sizes of chunks
         world.registry.release()
         await download.rest()
@@ -278,7 +279,7 @@ async def test_when_upstream_breaks_off_so_do_we_and_the_next_request_starts_ane
 
 
 async def test_an_upstream_that_falls_silent_is_given_up(tmp_path: Path) -> None:
-    async with running(tmp_path, settings='timeout = "100ms"') as world:
+    async with running(tmp_path, settings='timeout = "400ms"') as world:
         digest = world.registry.add_blob("team/app", DATA)
         world.registry.fault(digest, StallAfter(100_000), times=1)
         reply = await world.client().get(blob_path(digest))
@@ -328,7 +329,7 @@ async def test_a_slow_reader_of_a_failed_fill_is_in_nobodys_way(tmp_path: Path) 
 async def test_below_the_mark_a_fill_that_nobody_reads_is_given_up(tmp_path: Path) -> None:
     async with running(tmp_path, tables=limits(fill_abandon="50%")) as world:
         digest = world.registry.add_blob("team/app", DATA)
-        world.registry.fault(digest, Throttle(200_000), times=1)
+        world.registry.fault(digest, StallAfter(100_000), times=1)
         readers = [await Download(world, blob_path(digest)).begin() for _ in range(2)]
         for reader in readers:
             await reader.read(1000)
@@ -345,13 +346,13 @@ async def test_below_the_mark_a_fill_that_nobody_reads_is_given_up(tmp_path: Pat
 async def test_above_the_mark_it_goes_on(tmp_path: Path) -> None:
     async with running(tmp_path, tables=limits(fill_abandon="50%")) as world:
         digest = world.registry.add_blob("team/app", DATA)
-        world.registry.fault(digest, StallAfter(300_000), Throttle(1_000_000))
+        world.registry.fault(digest, StallAfter(300_000))
         reader = await Download(world, blob_path(digest)).begin()
         await reader.read(300_000)
         reader.close()
-        world.registry.release()
         await until(lambda: world.service.door.connections == 0)
         assert world.stored() == []
+        world.registry.release()
         await until(lambda: world.stored() == [digest.hex])
 
 
@@ -366,7 +367,7 @@ async def test_a_stop_in_the_middle_leaves_a_partial_and_is_over_in_time(tmp_pat
         await download.read(200_000)
         before = reactor.seconds()
         await world.service.stopService()
-        assert 0.15 < reactor.seconds() - before < 2
+        assert 0.15 < reactor.seconds() - before < 10
         await download.rest()
         assert not download.whole
         assert world.stored() == []
@@ -404,7 +405,7 @@ async def test_a_fill_that_is_whole_is_stored_even_if_the_daemon_stops(
 
         def slow(fd: int) -> None:
             begun.set()
-            gate.wait(20)
+            gate.wait(60)
             fsync(fd)
 
         monkeypatch.setattr(os, "fsync", slow)

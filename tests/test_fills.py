@@ -1,5 +1,6 @@
 """The fills of several processes on one store: who downloads, who follows, and who goes on."""
 
+import errno
 import os
 import random
 import threading
@@ -10,8 +11,9 @@ import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
+from regcachd.index import Index
 from regcachd.partial import Partial, Phase
-from regcachd.reference import Digest
+from regcachd.reference import Digest, Repository
 from regcachd.testing import (
     CutAfter,
     FakeRegistry,
@@ -22,7 +24,7 @@ from regcachd.testing import (
     Throttle,
 )
 from tests.through import Download, basic, blob_path, limits, logged, running, start, together
-from tests.world import Reply, World, until
+from tests.world import NAME, Reply, World, until
 
 reactor: Any = _reactor
 
@@ -66,6 +68,44 @@ async def test_a_worker_follows_only_when_upstream_has_said_yes_to_the_other(tmp
         assert replies[1].headers["content-length"] == str(len(DATA))
         assert gets(world) == 1
         await other.stop()
+
+
+async def test_what_upstream_has_said_is_known_before_others_can_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each of them would have to ask it once more for its own clients."""
+    seen: list[bool] = []
+    expect = Partial.expect
+    async with running(tmp_path) as world:
+        digest = world.registry.add_blob("team/app", DATA)
+
+        def look(partial: Partial, total: int | None) -> None:
+            index = Index(world.directory / "store/index.sqlite3")
+            index.open()
+            seen.append(index.linked(Repository(NAME, "team/app"), digest))
+            index.close()
+            expect(partial, total)
+
+        monkeypatch.setattr(Partial, "expect", look)
+        assert (await world.client().get(blob_path(digest))).body == DATA
+        assert seen[0]
+
+
+async def test_what_was_promised_for_a_fill_that_never_began_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(partial: Partial, total: int | None) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with running(tmp_path) as world:
+        digest = world.registry.add_blob("team/app", DATA)
+        monkeypatch.setattr(Partial, "expect", fail)
+        taken_back: list[Digest] = []
+        monkeypatch.setattr(world.service.fills, "_broke", lambda growing: taken_back.append(growing.digest))
+        with logged():
+            assert (await world.client().get(blob_path(digest))).body == DATA
+        assert taken_back == [digest]
+        assert world.service.fills.get(digest) is None
 
 
 async def test_when_the_first_worker_is_refused_the_second_asks_for_its_own_client(tmp_path: Path) -> None:
@@ -198,7 +238,7 @@ async def test_clients_of_a_verified_fill_are_served_while_it_is_being_committed
 
     def slow(fd: int) -> None:
         begun.set()
-        gate.wait(20)
+        gate.wait(60)
         fsync(fd)
 
     async with running(tmp_path) as world:

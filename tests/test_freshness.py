@@ -6,12 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regcachd.freshness import TagEntry, TagUse, accepts, matches, still_names, use_of
+from regcachd.freshness import (
+    LONGEST_KEY,
+    TagEntry,
+    TagUse,
+    accept_key,
+    accepts,
+    is_of_use,
+    matches,
+    stands_in,
+    use_of,
+)
 from regcachd.reference import Digest
 
 ETAG = '"sha256:abc"'
 IMAGE = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
+LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 ENTRY = TagEntry(Digest.of(b"manifest"), IMAGE, 12.5)
 
 
@@ -122,22 +133,74 @@ def test_any_accept_is_read(accept: list[str]) -> None:
     assert accepts([*accept, "," + IMAGE], IMAGE)
 
 
-def test_a_tag_is_fetched_once_and_then_revalidated() -> None:
-    assert use_of(None) is TagUse.FETCH
-    assert use_of(ENTRY) is TagUse.REVALIDATE
+@pytest.mark.parametrize(
+    ("entry", "life", "now", "use"),
+    [
+        (None, 5.0, 0.0, TagUse.FETCH),
+        (None, None, 0.0, TagUse.FETCH),
+        (ENTRY, None, 12.5, TagUse.FETCH),
+        (ENTRY, 5.0, 12.5, TagUse.SERVE),
+        (ENTRY, 5.0, 17.4, TagUse.SERVE),
+        (ENTRY, 5.0, 17.5, TagUse.REVALIDATE),
+        (ENTRY, 0.0, 12.5, TagUse.REVALIDATE),
+        (ENTRY, 5.0, 12.4, TagUse.REVALIDATE),  # the clock was set back
+        (ENTRY, 5.0, 1e9, TagUse.REVALIDATE),
+    ],
+)
+def test_upstreams_word_on_a_tag_counts_for_a_while(
+    entry: TagEntry | None, life: float | None, now: float, use: TagUse
+) -> None:
+    assert use_of(entry, life, now) is use
 
 
 @pytest.mark.parametrize(
-    ("upstream", "same"),
+    ("max_stale", "now", "serves"),
+    [(10.0, 12.5, True), (10.0, 22.4, True), (10.0, 22.5, False), (0.0, 12.5, False), (10.0, 1.0, True)],
+)
+def test_an_entry_serves_in_need_up_to_an_age(max_stale: float, now: float, serves: bool) -> None:
+    assert is_of_use(ENTRY, max_stale, now) is serves
+
+
+@pytest.mark.parametrize(
+    ("accept", "key"),
     [
-        (str(ENTRY.digest), True),
-        (f" {ENTRY.digest} ", True),
-        (str(Digest.of(b"other")), False),
-        (str(Digest.of(b"manifest", "sha512")), False),
-        (ENTRY.digest.hex, False),
-        ("", False),
-        (None, False),
+        ([], ""),
+        ([""], ""),
+        ([IMAGE], IMAGE),
+        ([IMAGE, INDEX], f"{INDEX},{IMAGE}"),
+        ([f"{INDEX}, {IMAGE}"], f"{INDEX},{IMAGE}"),
+        ([f" {IMAGE.upper()};q=0.5 ,{INDEX}; charset=x,,{IMAGE}"], f"{INDEX},{IMAGE}"),
+        (["*/*", f"{IMAGE};q=0"], f"*/*,{IMAGE};q=0"),
     ],
 )
-def test_an_entry_holds_only_while_upstream_names_its_digest(upstream: str | None, same: bool) -> None:
-    assert still_names(ENTRY, upstream) is same
+def test_lists_of_media_types_that_are_alike_have_one_key(accept: list[str], key: str) -> None:
+    assert accept_key(accept) == key
+
+
+@given(st.lists(st.text(), max_size=40))
+def test_a_key_is_short_and_does_not_depend_on_the_order(accept: list[str]) -> None:
+    key = accept_key([*accept, "x" * LONGEST_KEY])
+    assert key == accept_key(["x" * LONGEST_KEY, *reversed(accept)])
+    assert len(key) <= LONGEST_KEY
+
+
+@pytest.mark.parametrize(
+    ("given", "media_type", "accept", "serves"),
+    [
+        ([INDEX, LIST, IMAGE], INDEX, [], True),
+        ([INDEX, LIST, IMAGE], INDEX, [INDEX], True),
+        ([INDEX, LIST, IMAGE], INDEX, [IMAGE], False),
+        ([INDEX, LIST, IMAGE], IMAGE, [IMAGE], True),  # it is no index, or that would have been given
+        ([INDEX], INDEX, ["*/*"], True),
+        ([IMAGE], IMAGE, ["*/*"], False),  # it may be one of several
+        ([IMAGE, INDEX], IMAGE, ["*/*"], False),
+        ([], IMAGE, ["*/*"], False),
+        (["*/*"], IMAGE, [IMAGE, INDEX], True),
+        ([f"*/*, {LIST};q=0"], IMAGE, [IMAGE], False),
+        ([*map(str, range(LONGEST_KEY))], IMAGE, [IMAGE], False),
+    ],
+)
+def test_what_others_got_serves_in_need_if_it_is_what_this_client_would_have_got(
+    given: list[str], media_type: str, accept: list[str], serves: bool
+) -> None:
+    assert stands_in(accept_key(given), media_type, accept) is serves

@@ -17,10 +17,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 
+from regcachd import frontdoor
 from regcachd.certificates import PkiError
 from regcachd.frontdoor import FrontDoor
 from regcachd.schema import Limits
-from regcachd.testing import FakeRegistry, Throttle
+from regcachd.testing import FakeRegistry, StallAfter
 from tests.wire import Hand, LogLines, Place, Talk, connect_through, dial, read_exactly, read_to_end, trusting
 from tests.world import NAME, World, raw, until
 
@@ -34,8 +35,9 @@ Start = Callable[..., Awaitable[World]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """A function that starts a daemon in front of a registry with one image of one layer."""
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """A function that starts a daemon in front of a registry with one image of one layer; the test itself sweeps."""
+    monkeypatch.setattr(frontdoor, "SWEEP", 3600.0)
     worlds: list[World] = []
 
     async def begin(**settings: Any) -> World:
@@ -347,7 +349,7 @@ async def test_slow_first_head(start: Start) -> None:
     world = await start()
     client = dial(world.port)
     client.sendall(b"GET / HTTP/1.1\r\nX")
-    await until(lambda: world.service.door.connections == 1)
+    await until(lambda: any(transport.protocol.reading for transport in world.service.door._seen))
     sweep_in(world.service.door, 29)
     client.sendall(b"-")
     sweep_in(world.service.door, 31)
@@ -463,7 +465,7 @@ async def test_stopping_lets_responses_finish(start: Start) -> None:
     """A response that is under way ends whole; idle connections and listening end at once."""
     world = await start()
     path = blob_path(world)
-    world.registry.fault("/blobs/", Throttle(8_000_000))
+    world.registry.fault("/blobs/", StallAfter(1_000_000))
     idle = world.client()
     await idle.get("/v2/")
     running = Deferred.fromCoroutine(world.client().get(path))
@@ -473,6 +475,7 @@ async def test_stopping_lets_responses_finish(start: Start) -> None:
     await until(lambda: world.service.door.connections == 1)
     with pytest.raises(ConnectionRefusedError):
         await deferToThread(connect_through, port, f"{NAME}:443")
+    world.registry.release()
     assert (await running).body == LAYER
     await stopped
 
@@ -486,7 +489,7 @@ async def test_stopping_does_not_wait_for_ever(start: Start) -> None:
     await until(lambda: any(transport.blocked for transport in world.service.door._seen))
     began = time.monotonic()
     await world.service.stopService()
-    assert 0.2 <= time.monotonic() - began < 3
+    assert 0.15 < time.monotonic() - began < 10
     client.close()
 
 

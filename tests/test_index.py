@@ -51,15 +51,15 @@ def test_a_link_is_of_one_repository_and_one_digest(index: Index) -> None:
 
 def test_a_tag_depends_on_what_the_client_accepts(index: Index) -> None:
     tag = Tag("latest")
-    assert index.tag(HERE, tag, "") is None
-    index.set_tag(HERE, tag, MANIFEST, TagEntry(A, MANIFEST, 1.5))
-    index.set_tag(HERE, tag, "*/*", TagEntry(B, "text/plain", 2.5))
-    assert index.tag(HERE, tag, MANIFEST) == TagEntry(A, MANIFEST, 1.5)
-    assert index.tag(HERE, tag, "*/*") == TagEntry(B, "text/plain", 2.5)
-    assert index.tag(HERE, Tag("other"), "*/*") is None
-    assert index.tag(THERE, tag, "*/*") is None
-    index.set_tag(HERE, tag, "*/*", TagEntry(A, MANIFEST, 3.5))
-    assert index.tag(HERE, tag, "*/*") == TagEntry(A, MANIFEST, 3.5)
+    assert index.tags.get(HERE, tag, "") is None
+    index.tags.set(HERE, tag, MANIFEST, TagEntry(A, MANIFEST, 1.5))
+    index.tags.set(HERE, tag, "*/*", TagEntry(B, "text/plain", 2.5))
+    assert index.tags.get(HERE, tag, MANIFEST) == TagEntry(A, MANIFEST, 1.5)
+    assert index.tags.get(HERE, tag, "*/*") == TagEntry(B, "text/plain", 2.5)
+    assert index.tags.get(HERE, Tag("other"), "*/*") is None
+    assert index.tags.get(THERE, tag, "*/*") is None
+    index.tags.set(HERE, tag, "*/*", TagEntry(A, MANIFEST, 3.5))
+    assert index.tags.get(HERE, tag, "*/*") == TagEntry(A, MANIFEST, 3.5)
 
 
 def test_a_manifest_has_a_media_type_a_layer_has_none(index: Index) -> None:
@@ -81,11 +81,11 @@ def test_stored_first_as_a_layer_it_can_become_a_manifest_and_stays_one(index: I
 def test_everything_is_still_there_after_a_restart(index: Index, tmp_path: Path) -> None:
     index.link(HERE, A)
     index.add(A, 10, MANIFEST, 1.0)
-    index.set_tag(HERE, Tag("1"), "", TagEntry(A, MANIFEST, 1.5))
+    index.tags.set(HERE, Tag("1"), "", TagEntry(A, MANIFEST, 1.5))
     again = reopened(index, tmp_path / "index.sqlite3")
     assert again.linked(HERE, A)
     assert again.media_type(A) == MANIFEST
-    assert again.tag(HERE, Tag("1"), "") == TagEntry(A, MANIFEST, 1.5)
+    assert again.tags.get(HERE, Tag("1"), "") == TagEntry(A, MANIFEST, 1.5)
     assert again.bytes_stored() == 10
     again.close()
 
@@ -165,7 +165,7 @@ def test_an_index_that_fails_later_fails_no_request(index: Index, tmp_path: Path
         hasty.link(HERE, B)
         hasty.add(B, 1, None, 1.0)
         hasty.used(B, 1.0)
-        hasty.set_tag(HERE, Tag("1"), "", TagEntry(B, MANIFEST, 1.0))
+        hasty.tags.set(HERE, Tag("1"), "", TagEntry(B, MANIFEST, 1.0))
         assert not hasty.remove([A])  # eviction must not count on it
         assert not hasty.set_proof(HERE, b"credential", 1.0)
         assert not hasty.remove_proof(HERE, b"credential")
@@ -182,7 +182,7 @@ def test_a_closed_index_knows_nothing(tmp_path: Path) -> None:
     index.close()
     assert not index.linked(HERE, A)
     assert index.media_type(A) is None
-    assert index.tag(HERE, Tag("1"), "") is None
+    assert index.tags.get(HERE, Tag("1"), "") is None
     assert index.bytes_stored() == 0
     assert index.least_recently_used(5) == []
 

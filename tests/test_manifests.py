@@ -30,6 +30,8 @@ from tests.world import World, until
 reactor: Any = _reactor
 
 TAG = "/v2/team/app/manifests/1"
+ALWAYS = "revalidate_interval = 0"
+"""For tests that are about what upstream is asked, whenever it is."""
 
 
 def path_of(target: object, repository: str = "team/app") -> str:
@@ -107,7 +109,7 @@ async def test_if_none_match(tmp_path: Path) -> None:
 
 
 async def test_a_restart_keeps_manifests(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
+    async with running(tmp_path, settings=ALWAYS) as world:
         image = add(world)
         await world.client().get(TAG)
         await world.service.stopService()
@@ -188,7 +190,7 @@ async def test_access_to_a_stored_manifest_is_upstreams_to_grant(tmp_path: Path)
 
 
 async def test_an_unchanged_tag_costs_one_head(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
+    async with running(tmp_path, settings=ALWAYS) as world:
         image = add(world)
         client = world.client()
         await client.get(TAG)
@@ -203,7 +205,7 @@ async def test_an_unchanged_tag_costs_one_head(tmp_path: Path) -> None:
 
 
 async def test_a_moved_tag_is_served_at_once(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
+    async with running(tmp_path, settings=ALWAYS) as world:
         client = world.client()
         for layer in (b"one", b"two", b"three"):
             image = add(world, layer)
@@ -212,7 +214,7 @@ async def test_a_moved_tag_is_served_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_tag_that_is_gone_is_gone_here_too(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
+    async with running(tmp_path, settings=ALWAYS) as world:
         add(world)
         client = world.client()
         await client.get(TAG)
@@ -224,7 +226,7 @@ async def test_a_tag_that_is_gone_is_gone_here_too(tmp_path: Path) -> None:
 
 async def test_what_a_tag_is_depends_on_what_the_client_accepts(tmp_path: Path) -> None:
     """enroot asks for index types first and for image types then; one tag, two manifests."""
-    async with running(tmp_path) as world:
+    async with running(tmp_path, settings=ALWAYS) as world:
         index = world.registry.add_manifest("team/app", "1", b'{"manifests":[]}', OCI_INDEX)
         image = world.registry.add_manifest("team/app", "1", b'{"layers":[]}', OCI_MANIFEST, also=True)
         client = world.client()
@@ -239,8 +241,8 @@ async def test_what_a_tag_is_depends_on_what_the_client_accepts(tmp_path: Path) 
         assert world.registry.requests.count("GET") == 3
 
 
-async def test_head_of_a_tag_is_always_upstreams_answer(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
+async def test_head_of_a_tag_is_upstreams_answer(tmp_path: Path) -> None:
+    async with running(tmp_path, settings=ALWAYS) as world:
         image = add(world)
         client = world.client()
         await client.get(TAG)
@@ -252,7 +254,7 @@ async def test_head_of_a_tag_is_always_upstreams_answer(tmp_path: Path) -> None:
 
 
 async def test_an_upstream_without_head_is_asked_with_get(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
+    async with running(tmp_path, settings=ALWAYS) as world:
         image = add(world)
         world.registry.fault(f"HEAD {TAG}", Status(405))
         for _ in range(2):
@@ -261,7 +263,7 @@ async def test_an_upstream_without_head_is_asked_with_get(tmp_path: Path) -> Non
 
 
 async def test_an_upstream_whose_head_names_no_digest_is_asked_with_get(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
+    async with running(tmp_path, settings=ALWAYS) as world:
         image = add(world)
         world.registry.fault(TAG, NoDigestHeader())
         for _ in range(2):
@@ -283,15 +285,16 @@ async def test_many_who_ask_for_a_tag_at_once_are_one_get(tmp_path: Path) -> Non
         assert lines(world) == [f"GET {TAG}"]
 
 
-async def test_two_credentials_are_two_questions(tmp_path: Path) -> None:
+async def test_what_one_credential_may_have_another_asks_for(tmp_path: Path) -> None:
     registry = FakeRegistry(reactor, auth="basic", users={"alice": "a", "bob": "b"})
     registry.private("team/app", {"alice"})
     async with running(tmp_path, registry) as world:
         image = add(world)
         stall = registry.fault(TAG, StallBeforeHeaders())
         alice = start(world.client(), TAG, Authorization=basic("alice", "a"))
+        await registry.until(lambda r: len(r.stalls) == 1)
         bob = start(world.client(), TAG, Authorization=basic("bob", "b"))
-        await registry.until(lambda r: len(r.stalls) == 2)
+        await until(lambda: len(world.service.door.busy()) == 2)
         registry.heal(stall)
         registry.release()
         assert (await alice).body == image.data

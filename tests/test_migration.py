@@ -5,56 +5,28 @@ import sys
 import tomllib
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
-from attrs import frozen
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regcachd.cli import migration, predecessor
+from regcachd.cli import predecessor
 from regcachd.cli.main import regcachctl
 from regcachd.cli.migration import Migrated, migrate
 from regcachd.cli.nginx import duration_of, globs_of, size_of
 from regcachd.cli.sources import read_variables
 from regcachd.cli.variables import NotVariables, Variables, check, of_environment
 from regcachd.config import parse_config
-from regcachd.schema import REGISTRY_TABLE, SCHEMA, RegistryDefaults, RegistryKeys
-from regcachd.units import Size, parse_duration
-from regcachd.values import flag, key, optional, text
+from regcachd.schema import SCHEMA, RegistryKeys
+from regcachd.units import Size
 
 CREDENTIALS = "/etc/regcachd/credentials"
 
 
 def anything(value: object) -> object:
     return value
-
-
-@frozen
-class LaterDefaults(RegistryDefaults):
-    """The keys of the design that this version may not have yet."""
-
-    tags: str = key("revalidate", text)
-    tag_ttl: float = key("1h", parse_duration)
-    tag_rules: object = key([], anything)
-
-
-@frozen
-class LaterKeys(RegistryKeys):
-    """The same for a registry."""
-
-    auth: str | None = optional(text)
-    share: bool = key(False, flag)
-    allow_push: bool = key(False, flag)
-
-
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version that knows all keys of the design."""
-    schema = {**SCHEMA, "defaults": LaterDefaults, REGISTRY_TABLE: LaterKeys}
-    monkeypatch.setattr(migration, "SCHEMA", MappingProxyType(schema))
 
 
 def made(**values: str) -> Migrated:
@@ -99,7 +71,6 @@ def test_what_is_no_registry_is_left_out_and_said(bad: str) -> None:
     assert notes(migrated, "REGISTRIES")
 
 
-@pytest.mark.usefixtures("later")
 def test_logins() -> None:
     """They are found by the hosts that take them; a password that holds the delimiter was cut before, too."""
     migrated = migrate(
@@ -128,7 +99,6 @@ def test_logins() -> None:
     assert "s3cret" not in repr(migrated)
 
 
-@pytest.mark.usefixtures("later")
 def test_delimiters_and_keys_of_google() -> None:
     password = '{"type": "service_account",\n "private_key": "-----BEGIN\\n:::x"}'
     migrated = migrate(
@@ -159,7 +129,6 @@ def test_a_login_that_is_none_is_said_without_it(entry: str) -> None:
     assert not migrated.secrets
 
 
-@pytest.mark.usefixtures("later")
 def test_manifests() -> None:
     migrated = migrate(
         Variables(
@@ -229,7 +198,6 @@ def test_certificates_that_nobody_checked() -> None:
     assert "`ca`" in notes(migrated, "VERIFY_SSL")[0]
 
 
-@pytest.mark.usefixtures("later")
 @pytest.mark.parametrize("name", ["ALLOW_PUSH", "ALLOW_PUSH_WITH_OWN_AUTH"])
 def test_pushes(name: str) -> None:
     migrated = migrate(Variables({name: "true", "REGISTRIES": ""}), CREDENTIALS)

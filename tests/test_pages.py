@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from regcachd import __version__
+from regcachd.breaker import ENOUGH
 from regcachd.testing import FakeRegistry
 from tests.wire import Talk, dial
 from tests.world import NAME, Reply, World
@@ -99,8 +100,8 @@ async def test_head(world: World) -> None:
         ("GET /../ca.crt", 404, "no such page"),
         ("POST /", 405, "only GET and HEAD here\n"),
         ("DELETE /ca.crt", 405, "only GET and HEAD here\n"),
-        ("GET http://example.org/", 403, "no plain-HTTP requests for other hosts"),
-        ("OPTIONS *", 403, ""),
+        ("GET http://example.org/", 403, "takes plain-HTTP requests for no other hosts"),
+        ("OPTIONS *", 400, "neither a path nor an address"),
     ],
 )
 async def test_other_requests(world: World, line: str, status: int, says: str) -> None:
@@ -142,3 +143,13 @@ async def test_a_store_that_has_gone_is_no_health(world: World) -> None:
     )
     (world.directory / "elsewhere").rename(store)
     assert (await ask(world, "GET /healthz")).body == b"ok\n"
+
+
+async def test_health_names_registries_that_cannot_be_reached(world: World) -> None:
+    """After the line that says how the daemon itself is, which is well."""
+    await world.registry.stop()
+    for _ in range(ENOUGH):
+        await world.client().get("/v2/")
+    reply = await ask(world, "GET /healthz")
+    assert reply.status == 200
+    assert re.fullmatch(rb"ok\nregistry\.test has been unreachable for \d+ s .*refused.*\n", reply.body)

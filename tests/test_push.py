@@ -285,12 +285,12 @@ async def test_a_slow_upstream_slows_the_client(tmp_path: Path) -> None:
 
 async def test_a_client_that_takes_its_time(tmp_path: Path) -> None:
     """Upstream's timeout is not for the client's pauses."""
-    async with pushing(tmp_path, 'allow_push = true\ntimeout = "100ms"') as place:
+    async with pushing(tmp_path, 'allow_push = true\ntimeout = "400ms"') as place:
 
         def client() -> int:
             talk = place.talk()
             talk.send(head("PATCH", UPLOAD, "Content-Length: 10") + b"hello")
-            select.select([talk.connection], [], [], 0.4)
+            select.select([talk.connection], [], [], 0.8)
             talk.send(b"world")
             return talk.reply("PATCH").status
 
@@ -306,7 +306,7 @@ async def test_a_client_that_takes_its_time(tmp_path: Path) -> None:
 
 async def test_an_upstream_that_does_not_answer_an_upload(tmp_path: Path) -> None:
     """Once all has been sent its timeout counts."""
-    async with pushing(tmp_path, 'allow_push = true\ntimeout = "100ms"') as place:
+    async with pushing(tmp_path, 'allow_push = true\ntimeout = "400ms"') as place:
 
         def client() -> Reply:
             talk = place.talk()
@@ -656,7 +656,7 @@ async def test_what_a_write_makes_untrue_is_forgotten(
         try:
             index = world.service._index
             for repository in REPOSITORY, OTHER:
-                index.set_tag(repository, Tag("1"), "", TagEntry(MANIFEST, "x", 1.0))
+                index.tags.set(repository, Tag("1"), "", TagEntry(MANIFEST, "x", 1.0))
                 index.link(repository, MANIFEST)
                 index.link(repository, BLOB)
             body = b"content" if method in ("PUT", "POST") else None
@@ -664,7 +664,7 @@ async def test_what_a_write_makes_untrue_is_forgotten(
             assert reply.status == status
             seen = other.service._index
             for repository, kept in (REPOSITORY, (tags, links)), (OTHER, (1, 2)):
-                found = seen.tag(repository, Tag("1"), "") is not None
+                found = seen.tags.get(repository, Tag("1"), "") is not None
                 linked = [digest for digest in (MANIFEST, BLOB) if seen.linked(repository, digest)]
                 assert (int(found), len(linked)) == kept
         finally:
@@ -675,7 +675,7 @@ async def test_a_write_of_which_nobody_knows_the_end(tmp_path: Path) -> None:
     """It may have happened."""
     async with pushing(tmp_path) as place:
         index = place.world.service._index
-        index.set_tag(REPOSITORY, Tag("1"), "", TagEntry(MANIFEST, "x", 1.0))
+        index.tags.set(REPOSITORY, Tag("1"), "", TagEntry(MANIFEST, "x", 1.0))
 
         def client() -> int:
             talk = place.talk()
@@ -689,17 +689,17 @@ async def test_a_write_of_which_nobody_knows_the_end(tmp_path: Path) -> None:
             peer.reset()
 
         assert (await together(client, upstream))[0] == 502
-        assert index.tag(REPOSITORY, Tag("1"), "") is None
+        assert index.tags.get(REPOSITORY, Tag("1"), "") is None
 
 
 async def test_a_write_that_was_never_sent_changes_nothing(tmp_path: Path) -> None:
     async with pushing(tmp_path) as place:
         index = place.world.service._index
-        index.set_tag(REPOSITORY, Tag("1"), "", TagEntry(MANIFEST, "x", 1.0))
+        index.tags.set(REPOSITORY, Tag("1"), "", TagEntry(MANIFEST, "x", 1.0))
         await place.registry.stop()
         reply = await deferToThread(place.world.client().ask, "PUT", "/v2/team/app/manifests/1", {}, b"{}")
         assert reply.status == 502
-        assert index.tag(REPOSITORY, Tag("1"), "") is not None
+        assert index.tags.get(REPOSITORY, Tag("1"), "") is not None
 
 
 # -- the breaker
@@ -707,7 +707,7 @@ async def test_a_write_that_was_never_sent_changes_nothing(tmp_path: Path) -> No
 
 async def test_clients_that_leave_do_not_make_a_registry_unreachable(tmp_path: Path) -> None:
     """Nor do uploads on which it closes, or over which it broods: others can be served meanwhile."""
-    async with pushing(tmp_path, 'allow_push = true\ntimeout = "100ms"') as place:
+    async with pushing(tmp_path, 'allow_push = true\ntimeout = "400ms"') as place:
 
         def left() -> None:
             talk = place.talk()

@@ -116,6 +116,20 @@ async def test_when_it_is_back_the_probe_finds_it(
     assert upstream.unreachable_since is None
 
 
+async def test_a_probe_that_fails_says_since_when_too(
+    registry: FakeRegistry, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regcachd.breaker.FIRST_HOLD", 0.01)
+    await unplug(registry, upstream)
+    breaker = upstream._breakers[upstream._home]
+    since = breaker.since
+    await until(lambda: reactor.seconds() > breaker.until)
+    error = await failure(read(upstream))
+    assert isinstance(error, Unreachable)
+    assert error.since == since
+    assert re.match("registry.test has been unreachable for [0-9]+ s .* refused", str(error))
+
+
 async def test_while_one_probes_the_others_are_refused(
     registry: FakeRegistry, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +146,43 @@ async def test_while_one_probes_the_others_are_refused(
     assert (await probe).status == 200
     assert (await read(upstream)).status == 200
     assert len(registry.requests) == 2
+
+
+async def test_who_probes_waits_for_a_while_only_and_the_probe_goes_on(
+    registry: FakeRegistry, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that drops what it is sent is found out by nobody in less than the time that a connection may take."""
+    monkeypatch.setattr("regcachd.breaker.FIRST_HOLD", 0.01)
+    monkeypatch.setattr("regcachd.upstream.PROBING", 0.02)
+    await unplug(registry, upstream)
+    await registry.start()
+    breaker = upstream._breakers[upstream._home]
+    fault = registry.fault("/v2/", StallBeforeHeaders())
+    for _ in range(2):  # the one that probes, and one that does not
+        await until(lambda: reactor.seconds() > breaker.until)
+        assert "has been unreachable for" in str(await failure(read(upstream)))
+    registry.heal(fault)
+    assert len(registry.requests) == 1
+    registry.release()
+    await until(lambda: upstream.unreachable_since is None)
+    assert (await read(upstream)).status == 200
+
+
+async def test_a_probe_that_nobody_waits_for_may_fail(
+    registry: FakeRegistry, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regcachd.breaker.FIRST_HOLD", 0.01)
+    monkeypatch.setattr("regcachd.upstream.PROBING", 0.02)
+    await unplug(registry, upstream)
+    await registry.start()
+    registry.fault("/v2/", StallBeforeHeaders())
+    breaker = upstream._breakers[upstream._home]
+    await until(lambda: reactor.seconds() > breaker.until)
+    before = breaker.until
+    assert "has been unreachable for" in str(await failure(read(upstream)))
+    await until(lambda: breaker.until > before)  # the registry's timeout is over
+    assert breaker.why == "registry.test did not answer for 0.5 s"
+    assert upstream.unreachable_since is not None
 
 
 async def test_those_who_are_patient_are_let_through(registry: FakeRegistry, upstream: Upstream) -> None:

@@ -582,7 +582,7 @@ async def test_who_has_lost_the_right_cannot_keep_it_by_what_upstream_does_not_a
 ) -> None:
     """It is not away: asked about the right, it answers."""
     wall = Wall(monkeypatch)
-    async with running(tmp_path, private_registry(), settings='timeout = "200ms"') as world:
+    async with running(tmp_path, private_registry(), settings='timeout = "500ms"') as world:
         digest = await pulled(world)
         world.registry.private(PRIVATE, set())
         wall.time += 300
@@ -598,7 +598,7 @@ async def test_an_upstream_that_does_not_answer_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall = Wall(monkeypatch)
-    async with running(tmp_path, private_registry(), settings='timeout = "200ms"') as world:
+    async with running(tmp_path, private_registry(), settings='timeout = "500ms"') as world:
         digest = await pulled(world)
         wall.time += 300
         world.registry.fault(lambda request: True, StallBeforeHeaders())

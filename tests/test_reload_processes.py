@@ -44,7 +44,9 @@ def start(tmp_path: Path, upstream: Upstream) -> Iterator[Start]:
     started: list[Daemon] = []
 
     def start_daemon(workers: int, **environ: str) -> Daemon:
-        daemon = Daemon.start(tmp_path, upstream.url, upstream.authority, f"workers = {workers}", **environ)
+        daemon = Daemon.start(
+            tmp_path, upstream.url, upstream.authority, f"workers = {workers}", environ=environ
+        )
         started.append(daemon)
         if workers > 1:
             wait_until(lambda: count(daemon, "serves as process") == workers, "all workers to serve")

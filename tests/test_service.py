@@ -232,7 +232,7 @@ async def test_after_stop_timeout_what_still_runs_is_cut(tmp_path: Path) -> None
         _, download = await begun(world, StallAfter(200_000))
         before = reactor.seconds()
         await wait(world.service.stopService())
-        assert 0.25 < reactor.seconds() - before < 2
+        assert 0.25 < reactor.seconds() - before < 10
         await download.rest()
         assert not download.whole
         world.start_daemon()
@@ -247,7 +247,7 @@ async def test_a_client_that_does_not_read_holds_the_stop_up_no_longer_than_that
         download = await Download(world, blob_path(digest), buffer=65536).begin()
         before = reactor.seconds()
         await wait(world.service.stopService())
-        assert reactor.seconds() - before < 2
+        assert reactor.seconds() - before < 10
         await download.rest()
         assert not download.whole
         world.start_daemon()
@@ -295,7 +295,7 @@ async def test_tunnels_do_not_hold_the_stop_up(tmp_path: Path) -> None:
         await until(lambda: far.connections == 1)
         before = reactor.seconds()
         await wait(world.service.stopService())
-        assert reactor.seconds() - before < 2
+        assert reactor.seconds() - before < 10
         tunnel.close()
         await until(lambda: far.connections == 0)
         world.start_daemon()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regcachd.sharing import LIFE, LONGEST_LIFE, Wanted, read_grant, retold, share, tokens_in, wanted
+from regcachd.sharing import LIFE, LONGEST_LIFE, Wanted, end_of, read_grant, retold, share, tokens_in, wanted
 
 ASKED = 1_700_000_000.0
 DATE = "Tue, 14 Nov 2023 22:13:20 GMT"  # ASKED
@@ -205,3 +205,10 @@ def test_the_end_stays_where_it_was(life: int, fraction: float, issued: datetime
     told = json.loads(retold(body, ASKED + life, ASKED + fraction * (life - 1)))
     moved = datetime.fromisoformat(told["issued_at"])
     assert moved.timestamp() + told["expires_in"] == issued.timestamp() + min(life, LONGEST_LIFE)
+
+
+def test_a_copy_tells_when_its_token_ends() -> None:
+    """It was true when it came, so what it says of its issuing does not matter any more."""
+    came = retold(answer(expires_in=300, issued_at="2023-11-14T22:13:20Z"), ASKED + 200, ASKED)
+    assert end_of(came, ASKED) == ASKED + 200
+    assert end_of(answer(), ASKED) == ASKED + 60

@@ -4,6 +4,7 @@ The model is two dictionaries. Crashes come at any moment: between two steps, wh
 between a file and its row; and in the middle of a step, at any of its system calls on the disk.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from regcachd import shelves
 from regcachd.config import Size, StoreConfig
 from regcachd.eviction import Eviction
 from regcachd.index import ScrubRecord
@@ -28,6 +30,8 @@ SHARED_MEMORY = Path("/dev/shm")
 """Here a sync costs nothing."""
 LATE = 4e9
 """A time, in seconds, after every file's."""
+FEW = tuple(f"0{digit:x}" for digit in range(16))
+"""Shelves of each algorithm, and what digests begin with here: to look at all 256 of them takes most of the time."""
 ON_DISK = ("open", "pwrite", "pwritev", "write", "ftruncate", "fsync", "rename", "unlink", "mkdir", "fchmod")
 
 
@@ -62,6 +66,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.few = mock.patch.object(shelves, "_PREFIXES", FEW)
+        self.few.start()
         base = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
         self.directory = Path(tempfile.mkdtemp(dir=base))
         self.shop = Shop(self.directory / "store")
@@ -72,6 +78,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.shop.index.close()
+        self.few.stop()
         shutil.rmtree(self.directory)
 
     def tick(self) -> float:
@@ -96,7 +103,9 @@ class StoreMachine(RuleBasedStateMachine):
         algorithm=st.sampled_from(["sha256", "sha512"]),
     )
     def make(self, data: bytes, algorithm: str) -> tuple[Digest, bytes]:
-        return Digest.of(data, algorithm), data
+        while not (digest := Digest.of(data, algorithm)).hex.startswith(FEW):
+            data = hashlib.sha256(data).digest() + data[:268]
+        return digest, data
 
     @rule(blob=blobs)
     def put(self, blob: tuple[Digest, bytes]) -> None:

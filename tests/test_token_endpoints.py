@@ -13,7 +13,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from regcachd.testing import FakeRegistry, StallBeforeHeaders, Status
+from regcachd.testing import FakeRegistry, GarbageResponse, StallBeforeHeaders, Status
 from tests.test_registry import Wall
 from tests.through import basic, blob_path, running, start, together
 from tests.world import Client, Reply, World, until
@@ -27,11 +27,11 @@ PATH = f"/token?service=fake-registry&scope={SCOPE}"
 
 
 @asynccontextmanager
-async def with_tokens(directory: Path, **access: Any) -> AsyncIterator[World]:
+async def with_tokens(directory: Path, settings: str = "", **access: Any) -> AsyncIterator[World]:
     """A registry whose own host hands out the tokens."""
     registry = FakeRegistry(reactor, auth="token", users={"alice": "secret"}, **access)
     registry.add_blob("team/app", DATA)
-    async with running(directory, registry) as world:
+    async with running(directory, registry, settings=settings) as world:
         yield world
 
 
@@ -118,20 +118,62 @@ async def test_a_copy_says_how_long_it_lives_and_is_given_until_90_seconds_befor
         assert fetches(world) == 2
 
 
-async def test_a_token_is_given_to_its_end_while_the_realm_is_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", [Status(503), Status(429), GarbageResponse()], ids=lambda f: repr(f)[:11])
+async def test_a_token_is_given_beyond_its_end_while_there_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
     wall = Wall(monkeypatch)
-    async with with_tokens(tmp_path, token_life=300.0) as world:
+    async with with_tokens(tmp_path, token_life=300.0, settings='max_stale = "1h"') as world:
         await learned(world)
         first = members(await world.client().get(PATH))
-        world.registry.fault("/token", Status(503))
-        wall.time += 290
-        reply = await world.client().get(PATH)
-        assert reply.headers["cache-status"] == "regcachd; fwd=stale"
-        assert (members(reply)["token"], members(reply)["expires_in"]) == (first["token"], 10)
-        wall.time += 10
-        assert (await world.client().get(PATH)).status == 503
+        await world.registry.stop()
+        await world.registry.start()
+        rule = world.registry.fault("/token", fault)
+        for past, left in ((290, 10), (10, 60), (3299, 60)):
+            wall.time += past
+            reply = await world.client().get(PATH)
+            assert reply.headers["cache-status"] == "regcachd; fwd=stale"
+            assert (members(reply)["token"], members(reply)["expires_in"]) == (first["token"], left)
+        wall.time += 1
+        assert (await world.client().get(PATH)).status in (503, 429, 502)
+        world.registry.heal(rule)
+        assert members(await world.client().get(PATH))["token"] != first["token"]
+
+
+async def test_who_needs_a_token_pulls_what_is_stored_long_after_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the cable out, also after a restart; and when it is back, the old token is nobody's any more."""
+    wall = Wall(monkeypatch)
+    async with with_tokens(tmp_path, token_life=300.0) as world:
+        image = world.registry.add_image("team/app", "1", [DATA])
+        paths = ["/v2/team/app/manifests/1", f"/v2/team/app/manifests/{image.manifest}"]
+        paths += [blob_path(layer) for layer in image.layers]
+
+        async def pull() -> list[tuple[int, str]]:
+            assert (await world.client().get("/v2/")).status == 401
+            bearer = f"Bearer {members(await world.client().get(PATH))['token']}"
+            replies = [await world.client().get(path, Authorization=bearer) for path in paths]
+            return [(reply.status, reply.headers.get("cache-status", "")) for reply in replies]
+
+        assert {status for status, _ in await pull()} == {200}
+        await until(lambda: image.layers[0].hex in world.stored())
+        port = world.registry.port
+        await world.registry.stop()
+        stale, offline = "regcachd; fwd=stale", "regcachd; hit; detail=offline"
+        for past in (400, 10 * 86400):
+            wall.time += past
+            await world.restart_daemon()
+            is_hit = past == 400  # within public_ttl
+            expected = [(200, stale), *[(200, HIT if is_hit else offline)] * (len(paths) - 1)]
+            assert await pull() == expected
+        world.registry.port = port
+        await world.registry.start()
+        for _ in range(1000):  # until upstream's return is noticed
+            if (await pull())[0] == (200, "regcachd; hit; detail=revalidated"):
+                break
+        else:
+            pytest.fail("the old token is still given")
 
 
 async def test_a_refusal_goes_to_those_who_wait_and_is_not_kept(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from regcachd.connect import Authority
 from regcachd.guard import Forbidden, Rule, anywhere, never_ours
 from regcachd.testing import FakeRegistry
 from regcachd.tunnel import TunnelFailed, open_tunnel
+from tests.test_frontdoor import sweep_in
 from tests.wire import (
     Place,
     Served,
@@ -27,6 +28,7 @@ from tests.wire import (
     read_exactly,
     read_to_end,
     resident,
+    standstill,
 )
 from tests.world import World, raw, until
 
@@ -47,8 +49,9 @@ def far() -> Iterator[Place]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, far: Place) -> Iterator[Start]:
-    """A function that starts a daemon whose tunnels lead to the far end."""
+def start(tmp_path: Path, far: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """A function that starts a daemon whose tunnels lead to the far end; the test itself sweeps."""
+    monkeypatch.setattr(frontdoor, "SWEEP", 3600.0)
     worlds: list[World] = []
 
     async def begin(rule: Rule = anywhere, limits: str = "", ports: list[int] | None = None) -> World:
@@ -205,9 +208,9 @@ async def test_client_that_stops_reading(start: Start, far: Place) -> None:
     world = await start()
     client, server = await joined(world, far)
     source = Source(server)
-    await pause(0.5)
-    assert source.left > LARGE // 3
     (near,) = world.service.door._seen
+    await until(lambda: near.blocked)
+    assert await standstill(lambda: source.left) > LARGE // 3
     assert near.blocked
     assert await deferToThread(sum_of, client) == LARGE // len(BLOCK)
     assert source.left == 0
@@ -237,35 +240,33 @@ class Source:
 
 async def test_idle_tunnel(start: Start, far: Place) -> None:
     """A tunnel in which nothing moves, in either direction, is closed after its time."""
-    world = await start(limits='tunnel_idle = "200ms"')
+    world = await start(limits='tunnel_idle = "1h"')
     door = world.service.door
     client, server = await joined(world, far)
-    door.sweep()
-    await pause(0.15)
+    sweep_in(door, 0)
     client.sendall(b"up")
     await until(lambda: server.received == b"up")
-    door.sweep()
-    await pause(0.15)
+    sweep_in(door, 3000)
     server.transport.write(b"down")
     await deferToThread(read_exactly, client, 4)
-    door.sweep()
+    sweep_in(door, 6000)
+    sweep_in(door, 9000)
+    await pause(0)
     assert door.connections == 1
-    await pause(0.3)
-    door.sweep()
+    sweep_in(door, 9700)
     await until(lambda: door.connections == 0)
     client.close()
 
 
 async def test_opening_is_not_a_slow_head(start: Start, far: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the far end is being reached it is the connection's timeout that counts, not the head's."""
-    world = await start(limits='head_timeout = "100ms"')
+    world = await start()
     door = world.service.door
     gate = hold(monkeypatch)
     connecting = deferToThread(connect_through, world.port, f"localhost:{far.number}")
     await until(lambda: gate.waiting)
-    door.sweep()
-    await pause(0.15)
-    door.sweep()
+    sweep_in(door, 0)
+    sweep_in(door, 31)
     gate.opened.callback(None)
     (await connecting).close()
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from attrs import evolve
 from twisted.internet import reactor as _reactor
+from twisted.internet import tcp
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
@@ -565,6 +566,21 @@ async def test_a_name_that_does_not_exist_is_a_502(here: Surroundings) -> None:
     assert "nowhere.invalid" in str(error)
 
 
+async def test_name_servers_that_say_nothing_are_given_up(
+    here: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regcachd.dial.LATE", 0.05)
+    upstream = here.upstream("http://nowhere.invalid", connect_timeout=0.1)
+    upstream._dialer._reactor = mute = Mute()
+    error = await failure(read(upstream))
+    assert error.status == 504
+    assert str(error) == (
+        "registry.test cannot be reached: no name server says what its address is (nowhere.invalid)"
+    )
+    assert upstream.outage is not None
+    mute.waiting[0].resolutionComplete()  # and what comes later does no harm
+
+
 class Nameless(Resolving):
     """A resolver that finds nothing."""
 
@@ -574,6 +590,19 @@ class Nameless(Resolving):
     def resolveHostName(self, receiver: Any, host: str, portNumber: int = 0, **how: Any) -> Any:
         receiver.resolutionBegan(self)
         receiver.resolutionComplete()
+        return receiver
+
+
+class Mute(Resolving):
+    """A resolver that does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.waiting: list[Any] = []
+
+    def resolveHostName(self, receiver: Any, host: str, portNumber: int = 0, **how: Any) -> Any:
+        receiver.resolutionBegan(self)
+        self.waiting.append(receiver)
         return receiver
 
 
@@ -605,10 +634,10 @@ async def test_a_handshake_that_does_not_end_is_given_up(here: Surroundings) -> 
         """Accepts, and says nothing."""
 
     silent = reactor.listenTCP(0, Factory.forProtocol(Silent), interface="127.0.0.1")
-    upstream = here.upstream(f"https://127.0.0.1:{silent.getHost().port}", connect_timeout=0.1)
+    upstream = here.upstream(f"https://127.0.0.1:{silent.getHost().port}", connect_timeout=0.4)
     error = await failure(read(upstream))
     assert error.status == 504
-    assert "no TLS with registry.test within 0.1 s" in str(error)
+    assert "no TLS with registry.test within 0.4 s" in str(error)
     await silent.stopListening()
 
 
@@ -623,7 +652,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up(here: Surroundi
         filler.setblocking(False)
         filler.connect_ex(full.getsockname())
         fillers.append(filler)
-    upstream = here.upstream(f"http://127.0.0.1:{full.getsockname()[1]}", connect_timeout=0.1)
+    upstream = here.upstream(f"http://127.0.0.1:{full.getsockname()[1]}", connect_timeout=0.4)
     error = await failure(read(upstream))
     assert error.status == 504
     assert "cannot be reached" in str(error)
@@ -696,8 +725,7 @@ async def test_closing_ends_connections_that_have_not_come_about(here: Surroundi
         fillers.append(filler)
     upstream = here.upstream(f"http://127.0.0.1:{full.getsockname()[1]}")
     asked = Deferred.fromCoroutine(read(upstream))
-    while not reactor.getWriters():  # until it has an address, and tries to connect
-        await settle()
+    await until(lambda: any(isinstance(each, tcp.BaseClient) for each in reactor.getWriters()))
     upstream.close()
     assert (await failure(asked)).status == 503
     for each in (full, *fillers):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import pytest_twisted  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
@@ -18,7 +21,7 @@ from twisted.internet.threads import deferToThread
 from regcachd.channel import WebFactory
 from regcachd.http1 import UpstreamFailed
 from regcachd.sending import FileUnreadable
-from regcachd.web import MOST_BODY, Request
+from regcachd.web import MOST_BODY, Request, reason_of
 from tests.conftest import FlushErrors
 from tests.wire import Hand, Identity, Place, Talk, dial, read_to_end
 from tests.world import NAME, Reply, until
@@ -377,6 +380,29 @@ async def test_failure_before_the_response(
     assert json.loads(error.body)["errors"] == [{"code": "UNKNOWN", "message": message, "detail": None}]
     assert after.body == b"small"
     assert len(flush_errors()) == (path == "/bug")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_status_line_says_why_upstream_failed(opened: Open, method: str) -> None:
+    """Clients show no more than that of a 5xx; to HEAD there is nothing else to show."""
+
+    def talk() -> bytes:
+        client = opened(False)
+        client.sendall(f"{method} /upstream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        data = read_to_end(client)
+        client.close()
+        return data
+
+    line = (await deferToThread(talk)).partition(b"\r\n")[0]
+    assert line == b"HTTP/1.1 504 Gateway Time-out: registry.test did not answer for 1 s"
+
+
+@given(st.sampled_from([500, 502, 503, 504, 599]), st.text())
+def test_a_reason_is_one_line_of_what_can_be_shown(status: int, message: str) -> None:
+    reason = reason_of(status, message)
+    assert re.fullmatch(rb"[ -~]{5,250}", reason)
+    shown = message[:100]
+    assert not (shown.isascii() and shown.isprintable()) or shown.encode() in reason
 
 
 @SECURE

@@ -101,7 +101,7 @@ async def test_upstream_is_paused_while_the_disk_is_slow(
         gate, write = threading.Event(), Partial.write
 
         def slow(*args: Any) -> None:
-            gate.wait(20)
+            gate.wait(60)
             write(*args)
 
         try:

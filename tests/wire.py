@@ -29,7 +29,7 @@ from tests.world import NAME, Reply
 
 reactor: Any = _reactor
 
-TIMEOUT = 20
+TIMEOUT = 60.0
 """Seconds after which a blocking client gives up: the test has failed by then."""
 
 
@@ -341,3 +341,12 @@ async def pause(seconds: float) -> None:
     done: Deferred[None] = Deferred()
     reactor.callLater(seconds, done.callback, None)
     await done
+
+
+async def standstill(count: Callable[[], int], seconds: float = 0.7) -> int:
+    """Wait until this has been the same for so long; returns it."""
+    while True:
+        before = count()
+        await pause(seconds)
+        if count() == before:
+            return before

@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThread
 from regcachd.authentication import find_plugins, kinds_of
 from regcachd.care import Care
 from regcachd.config import Config, Sources, parse_config
+from regcachd.evidence import kept_key
 from regcachd.guard import Rule, anywhere
 from regcachd.inheritance import Inheritance, Secrets
 from regcachd.listening import bind
@@ -53,7 +54,7 @@ class Client:
         if self._connection is None:
             context = ssl.create_default_context(cadata=self.ca)
             self._connection = http.client.HTTPSConnection(
-                "127.0.0.1", self.port, context=context, timeout=20
+                "127.0.0.1", self.port, context=context, timeout=60
             )
             self._connection.set_tunnel(self.host, self.tunnel_port, self.tunnel_headers)
         return self._connection
@@ -156,7 +157,10 @@ class World:
         config = self.config()
         inheritance = None
         if self.is_second:
-            inheritance = Inheritance(2, of=2, sockets=0, reactor="", sources=Sources(), secrets=Secrets())
+            key = kept_key(self.directory / "state/proofs.key")
+            inheritance = Inheritance(
+                2, of=2, sockets=0, reactor="", sources=Sources(), secrets=Secrets(proofs=key)
+            )
         self.service = RegcacheService(reactor, config, self.tunnel_rule, inheritance=inheritance)
         if inheritance is not None:
             self.service.privilegedStartService()
@@ -186,8 +190,8 @@ class World:
         self.start_daemon()
 
     def second(self) -> "World":
-        """Another one of the daemon's workers, which leaves the care of the store to this one. It has a port and keys
-        of its own."""
+        """Another one of the daemon's workers, which leaves the care of the store to this one. It has a port and
+        TLS tickets of its own."""
         other = World(
             self.directory,
             self.registry,
@@ -217,7 +221,7 @@ class World:
         return sorted(path.name for path in (self.directory / "store/partial").rglob("*") if path.is_file())
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait, a turn of the reactor at a time, for something that other threads or sockets bring about."""
     deadline = reactor.seconds() + seconds
     while not condition():
@@ -227,7 +231,7 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 def raw(port: int, data: bytes, *, end: bool = False) -> bytes:
     """Send bytes to the daemon's port and return everything it answers until it closes. Blocking."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         try:
             connection.sendall(data)
             if end:

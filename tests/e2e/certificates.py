@@ -1,4 +1,4 @@
-"""A private certificate authority and a certificate for `localhost`, as a site's own registry would have."""
+"""A private certificate authority and a server's certificate, as a site's own registry would have."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
+
+NAMES = ("localhost", "registry.upstream.test", "tokens.upstream.test")
+"""Whom the certificate is for. The latter exist only for a daemon that is started with a hosts file of its own."""
 
 
 @frozen
@@ -30,7 +33,7 @@ class ServerCertificate:
 
 
 def make_server_certificate(directory: Path) -> ServerCertificate:
-    """Make an authority and, signed by it, a certificate for localhost; both are valid for a month."""
+    """Make an authority and, signed by it, a certificate for NAMES; both are valid for a month."""
     files = ServerCertificate(directory / "trust", directory / "server.crt", directory / "server.key")
     files.directory.mkdir(parents=True)
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "End-to-end test authority")])
@@ -44,7 +47,7 @@ def make_server_certificate(directory: Path) -> ServerCertificate:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         certificate_builder(name, authority_name, key.public_key())
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in NAMES]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     files.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))

@@ -123,9 +123,10 @@ def start_daemon(room: Path) -> Iterator[Callable[[DockerRegistry], Daemon]]:
         upstream: str | None = None,
         settings: str = ONE_CONNECTION,
         table: str = "",
+        hosts: Path | None = None,
     ) -> Daemon:
         url, trusted = upstream or registry.url, registry.certificate.authority
-        started.append(Daemon.start(room / "regcachd", url, trusted, settings, registry=table))
+        started.append(Daemon.start(room / "regcachd", url, trusted, settings, registry=table, hosts=hosts))
         return started[-1]
 
     yield start

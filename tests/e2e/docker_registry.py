@@ -7,7 +7,7 @@ import re
 import ssl
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from tests.e2e.certificates import ServerCertificate
 from tests.e2e.images import Image
@@ -76,15 +76,15 @@ class DockerRegistry:
             f"http: {{addr: '127.0.0.1:{port}', secret: end-to-end,"
             f" tls: {{certificate: '{certificate.certificate}', key: '{certificate.key}'}}}}\n" + auth
         )
-        server = Server.start(
-            "docker-registry",
-            ["docker-registry", "serve", configuration],
-            environment(directory / "home"),
-            directory / "registry.log",
-        )
-        registry = cls(server, port, certificate, storage, directory / "home")
-        server.wait_until_ready(lambda: registry._ask("/v2/") in (200, 401))
-        return registry
+        return cls(_serve(directory), port, certificate, storage, directory / "home")._ready()
+
+    def restarted(self) -> DockerRegistry:
+        """The same once more, on the same port, after `stop`."""
+        return evolve(self, server=_serve(self.server.log.parent))._ready()
+
+    def _ready(self) -> DockerRegistry:
+        self.server.wait_until_ready(lambda: self._ask("/v2/") in (200, 401))
+        return self
 
     @property
     def url(self) -> str:
@@ -139,3 +139,13 @@ class DockerRegistry:
             return None
         finally:
             connection.close()
+
+
+def _serve(directory: Path) -> Server:
+    """The process that does what the configuration in a directory says."""
+    return Server.start(
+        "docker-registry",
+        ["docker-registry", "serve", directory / "registry.yml"],
+        environment(directory / "home"),
+        directory / "registry.log",
+    )

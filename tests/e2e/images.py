@@ -49,6 +49,7 @@ class Image:
     manifest: Blob
     config: Blob
     layers: tuple[Blob, ...]
+    is_named_by_digest: bool = False
 
     @property
     def blobs(self) -> tuple[Blob, ...]:
@@ -61,7 +62,9 @@ class Image:
 
     @property
     def reference(self) -> str:
-        return f"{self.repository}:{self.tag}"
+        """How clients name it in a registry."""
+        name = f"@{self.manifest.digest}" if self.is_named_by_digest else f":{self.tag}"
+        return f"{self.repository}{name}"
 
     def content(self, blob: Blob) -> bytes:
         return (self.layout / "blobs/sha256" / blob.hex).read_bytes()

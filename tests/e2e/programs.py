@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -21,6 +23,8 @@ NEEDED = (
     "podman",
     "buildah",
     "runc",
+    "containerd",
+    "ctr",
     "curl",
     "openssl",
     "htpasswd",
@@ -65,14 +69,20 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """
+    A TCP port of 127.0.0.1 that nobody listens on just now.
+
+    It is not one of those that the kernel gives away by itself, to tests that run at the same time.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(lowest // 2, lowest)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Look at `condition` until it holds; ProgramError says `what` was waited for when `seconds` are over."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -120,7 +130,7 @@ class Server:
         """Everything it has printed so far."""
         return self.log.read_text(errors="replace")
 
-    def wait_until_ready(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait_until_ready(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait for `condition`; ProgramError with the log when the process ends first or takes too long."""
 
         def ready() -> bool:
@@ -142,7 +152,7 @@ class Server:
             self.process.terminate()
         self._told_to_stop = True
 
-    def stop(self, patience: float = 15.0) -> int:
+    def stop(self, patience: float = 60.0) -> int:
         """
         Tell it to stop, wait at most `patience` seconds, then SIGKILL; gives the exit status.
 

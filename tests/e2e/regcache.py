@@ -7,7 +7,9 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from attrs import frozen
 
@@ -47,7 +49,8 @@ class Daemon:
         settings: str = "",
         store: str = "",
         registry: str = "",
-        **environ: str,
+        hosts: Path | None = None,
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> Daemon:
         """
         Start one that takes REGISTRY from the URL `upstream`, trusting the certificates in the file
@@ -72,7 +75,7 @@ class Daemon:
         )
         server = Server.start(
             "twistd regcache",
-            [*twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
+            [*_with_names_of(hosts), *twistd(), "-n", "--pidfile=", "regcache", "--config", configuration],
             environment(
                 directory / "home",
                 PYTHONPATH=str(ROOT),
@@ -128,7 +131,7 @@ class Daemon:
         status = Path(f"/proc/{self.server.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
-    def stop(self, patience: float = 15.0) -> None:
+    def stop(self, patience: float = 60.0) -> None:
         """
         SIGTERM; ProgramError unless it ends cleanly within `patience` seconds and left no traceback in
         its log.
@@ -160,3 +163,13 @@ def twistd() -> list[str | Path]:
         "-c",
         "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()",
     ]
+
+
+def _with_names_of(hosts: Path | None) -> list[str | Path]:
+    """Runs a command in a mount namespace where a file is in the place of /etc/hosts, and no name server answers."""
+    if hosts is None:
+        return []
+    nobody = hosts.with_name("resolv.conf")
+    nobody.write_text("nameserver 127.0.0.66\n")
+    mounted = 'mount --bind "$0" /etc/hosts && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+    return ["unshare", "--mount", "--map-root-user", "sh", "-c", mounted, hosts, nobody]

@@ -56,4 +56,4 @@ def test_stop_lets_a_running_response_finish(
         done = time.monotonic()
         daemon.stop()
     assert hashlib.sha256(received).hexdigest() == layer.hex
-    assert time.monotonic() - done < 5, "the daemon ends soon after its last response"
+    assert time.monotonic() - done < 10, "the daemon ends soon after its last response"

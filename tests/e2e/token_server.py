@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -97,20 +97,31 @@ class Asked:
 
 @define(eq=False)
 class TokenServer:
-    """Serves https://localhost:PORT/token in a thread. `life` is that of tokens, in seconds."""
+    """Serves https://NAME:PORT/token in a thread. `life` is that of tokens, in seconds."""
 
     signer: Signer
     bundle: Path
     """What docker-registry is to trust."""
     life: int
+    name: str
     _grants: Grants
-    _server: ThreadingHTTPServer
-    _thread: Thread
-    asked: list[Asked] = field(factory=list)
+    _context: ssl.SSLContext
+    _server: ThreadingHTTPServer = field(init=False)
+    _thread: Thread = field(init=False)
+    port: int = field(init=False, default=0)
+    is_awake: Event = field(init=False, factory=Event)
+    """Unless it is set, whoever asks waits."""
+    asked: list[Asked] = field(init=False, factory=list)
 
     @classmethod
     def start(
-        cls, directory: Path, tls: ServerCertificate, grants: Grants, algorithm: Algorithm, life: int = 300
+        cls,
+        directory: Path,
+        tls: ServerCertificate,
+        grants: Grants,
+        algorithm: Algorithm,
+        life: int = 300,
+        name: str = "localhost",
     ) -> TokenServer:
         """Start one on a free port."""
         directory.mkdir(parents=True)
@@ -119,19 +130,27 @@ class TokenServer:
         bundle.write_bytes(signer.certificate.public_bytes(Encoding.PEM))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls.certificate, tls.key)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        server.daemon_threads = True
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        tokens = cls(signer, bundle, life, grants, server, thread)
-        server.tokens = tokens  # type: ignore[attr-defined]
-        thread.start()
+        tokens = cls(signer, bundle, life, name, grants, context)
+        tokens.is_awake.set()
+        tokens.serve()
         return tokens
+
+    def serve(self) -> None:
+        """Begin to serve; after `stop` once more, on the same port."""
+        server = ThreadingHTTPServer(("127.0.0.1", self.port), _Handler)
+        server.daemon_threads = True
+        server.socket = self._context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        server.tokens = self  # type: ignore[attr-defined]
+        self._server, self.port = server, int(server.server_address[1])
+        self._thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
 
     @property
     def realm(self) -> str:
         """The URL that challenges name."""
-        return f"https://localhost:{self._server.server_address[1]}/token"
+        return f"https://{self.name}:{self.port}/token"
 
     def stop(self) -> None:
         """Stop serving."""
@@ -186,6 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         tokens: TokenServer = self.server.tokens  # type: ignore[attr-defined]
+        tokens.is_awake.wait(60)
         address = urlsplit(self.path)
         status: int = 404
         document: dict[str, Any] = {}
