@@ -10,6 +10,7 @@ import click
 import pytest
 
 from regcachd.cli.main import regcachctl
+from regcachd.reload import FIXED
 from regcachd.schema import SCHEMA
 from regcachd.tap import Options
 from regcachd.values import keys_of
@@ -64,6 +65,15 @@ def test_every_option_of_the_daemon_is_in_its_page(pages: Path) -> None:
     page = (pages / "regcachd.8").read_text().replace("\\-", "-")
     for option in Options().longOpt:
         assert f"--{option}" in page
+
+
+def test_what_waits_for_a_restart_is_said(pages: Path) -> None:
+    page, operations = (pages / "regcachd.8").read_text(), (TREE / "docs" / "operations.md").read_text()
+    for table, keys in FIXED.items():
+        for key in keys:
+            name = f"{table}.{key}" if table else key
+            assert name in page
+            assert f"`{name}`" in operations
 
 
 def test_no_mark_of_a_source_is_left(pages: Path) -> None:
