@@ -19,7 +19,7 @@ from .mirror import Mirrored, choose, in_mirror
 from .schema import Registry
 
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^#]*)")
-_HTTP_PORT = 80
+_PORTS = {b"http": 80, b"https": 443}
 
 IsOurs = Callable[[Authority], bool]
 """Is this the address of this daemon?"""
@@ -53,18 +53,18 @@ class Addressing:
         found = _ABSOLUTE.fullmatch(target)
         if found is None:
             return _refused(target, 400, "this is neither a path nor an address with http://")
-        scheme, host, rest = found.groups()
+        scheme, host, rest = found[1].lower(), found[2], found[3]
         rest = rest if rest.startswith(b"/") else b"/" + rest
-        if scheme.lower() == b"https":
-            return _refused(rest, 403, "this proxy takes requests for https:// addresses by CONNECT only")
-        if scheme.lower() != b"http":
+        if scheme not in _PORTS:
             return _refused(rest, 403, "this proxy takes requests for http:// addresses, and by CONNECT")
         try:
-            authority = Authority.parse(host, _HTTP_PORT)
+            authority = Authority.parse(host, _PORTS[scheme])
         except HeadError as error:
             return _refused(rest, error.status, str(error))
         if is_ours(authority):
             return self._here(rest)
+        if scheme == b"https":
+            return _refused(rest, 403, "this proxy takes requests for https:// addresses by CONNECT only")
         name = self._names.get(authority)
         if name is None:
             reason = (

@@ -12,7 +12,7 @@ from attrs import define, field
 from .addressing import Addressing
 from .admission import CHALLENGE, ProxyUsers
 from .connect import Authority
-from .destination import Misaddressed, Welcome, Whom
+from .destination import Destination, Misaddressed, Welcome
 from .endpoints import Endpoints
 from .farewell import PLAIN
 from .mirror import in_mirror
@@ -80,8 +80,7 @@ class Reception:
 
     def _check(self, request: Request) -> None:
         """Turn away what no mirror and no proxy answers."""
-        wrong = _wrong_with(request)
-        if request.whom is not None and wrong is not None and not isinstance(request.whom, Misaddressed):
+        if isinstance(request.whom, Destination | Welcome) and (wrong := _wrong_with(request)) is not None:
             request.address(wrong, request.uri)
 
     async def _is_admitted(self, request: Request) -> bool:
@@ -99,7 +98,7 @@ class Reception:
         return False
 
 
-def _wrong_with(request: Request) -> Whom:
+def _wrong_with(request: Request) -> Misaddressed | None:
     """Why a request that says itself whom it is for is not passed on; None if it may be."""
     hosts = len(request.lines("host"))
     if hosts > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):

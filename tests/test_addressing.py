@@ -65,6 +65,7 @@ def test_an_address_says_all(asked: str, registry: str, target: str) -> None:
         ("http://head/healthz?x", None, "/healthz?x"),
         ("http://10.0.0.1:3128/", None, "/"),
         ("http://head:3128/v2/", Welcome(), "/v2/"),
+        ("https://head:3128/v2/", Welcome(), "/v2/"),
         ("/v2/", Welcome(), "/v2/"),
     ],
 )

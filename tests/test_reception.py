@@ -404,6 +404,26 @@ async def test_a_list_that_is_kept_is_everybodys_in_his_words(tmp_path: Path) ->
         assert third.headers["link"] == link.replace("last=x", f"last=x&ns={NAME}")
 
 
+@WORDS
+@pytest.mark.parametrize("auth", ["none", "token"])
+async def test_with_the_cable_out_what_is_stored_is_pulled_all_the_same(
+    tmp_path: Path, auth: str, prefix: str, query: str
+) -> None:
+    """By tag and by digest, by clients that begin with a ping; also when nobody has a token any more."""
+    async with mirror(tmp_path, auth, settings='revalidate_interval = "0s"') as place:
+        digest = place.image.layers[0]
+        targets = [manifest(PUBLIC, each, prefix, query) for each in (1, place.image.manifest)]
+        targets.append(f"/v2/{prefix}{PUBLIC}/blobs/{digest}{query}")
+        before = [await place.get(target) for target in targets]
+        await until(lambda: digest.hex in place.world.stored())
+        await place.world.registry.stop()
+        place.world.registry.expire_tokens()
+        assert (await place.get("/v2/")).status == 200
+        for target, reply in zip(targets, before, strict=True):
+            again = await place.get(target)
+            assert (again.status, again.body) == (200, reply.body)
+
+
 async def test_errors_of_upstream_name_the_registry(tmp_path: Path) -> None:
     async with mirror(tmp_path) as place:
         await place.world.registry.stop()

@@ -100,11 +100,13 @@ def test_a_plain_registry_by_its_address(
     small_image: Image,
     room: Path,
 ) -> None:
-    """skopeo with http_proxy asks for http://NAME/..., a name that only the daemon knows."""
-    daemon = start_daemon(registry, upstream=plain_registry)
+    """skopeo with http_proxy asks for http://NAME/..., a name that only the daemon knows: it pushes, and pulls."""
+    daemon = start_daemon(registry, upstream=plain_registry, table="allow_push = true")
     environ = environment(room / "home", http_proxy=daemon.url)  # with https_proxy it would CONNECT
+    source = f"docker://{REGISTRY}/plain/tool:1"
+    layout = f"oci:{small_image.layout}:{small_image.tag}"
+    run(environ, "skopeo", "copy", "--quiet", "--dest-tls-verify=false", layout, source)
     for turn in ("first", "second"):
         target = room / turn
-        source = f"docker://{REGISTRY}/{small_image.reference}"
         run(environ, "skopeo", "copy", "--quiet", "--src-tls-verify=false", source, f"dir:{target}")
         image_of_directory(target, small_image)
