@@ -84,7 +84,7 @@ async def test_when_the_commit_fails_clients_have_the_right_bytes_and_nothing_is
         with logged() as lines, monkeypatch.context() as patched:
             patched.setattr(os, failing, fail_with(errno.EIO))
             reply = await world.client().get(blob_path(digest))
-            await until(lambda: bool(lines))
+            await until(lambda: bool(lines) and world.service.fills.get(digest) is None)
         assert (reply.body, reply.broken) == (DATA, False)
         assert world.stored() == []
         assert (await world.client().get(blob_path(digest))).body == DATA
