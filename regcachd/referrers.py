@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from .commons import Common, impersonal
 from .freshness import accept_key
 from .reference import Digest, Repository
-from .registry import CachedRegistry, Question, Right
+from .registry import CachedRegistry, Question
 from .relay import FORWARDED, HIT, IN_NEED, MISS, Answer, TooLarge, capture
 from .requester import Requester
 from .response import UpstreamFailed
@@ -84,10 +84,10 @@ class Referrers:
         known: Common | None,
         why: str = "",
     ) -> bool:
-        """Send the old list, if there is one and the client may have it. Raises UpstreamFailed."""
+        """Send the old list, if there is one and the client may have it. Raises Lapsed."""
         registry = self._registry
         if known is None or not (
-            registry.is_proved(me, repository) or await self._may_have(request, me, repository, digest)
+            registry.is_proved(me, repository) or await self._may_have(me, repository, digest)
         ):
             return False
         if why:
@@ -96,16 +96,14 @@ class Referrers:
         self._send(request, known, IN_NEED)
         return True
 
-    async def _may_have(
-        self, request: Request, me: Requester, repository: Repository, digest: Digest
-    ) -> bool:
-        """May the client have the manifest, if that is stored? Raises UpstreamFailed."""
+    async def _may_have(self, me: Requester, repository: Repository, digest: Digest) -> bool:
+        """May the client have the manifest, if that is stored? Raises Lapsed."""
         store, index = self._registry.shared.store, self._registry.shared.index
         media_type = index.media_type(digest)
         if media_type is None:
             return False
         question = Question("manifests", repository, digest, lambda: store.size(digest), media_type)
-        return isinstance(await self._registry.may_read(request, me, question), Right)
+        return await self._registry.right_of(me, question) is not None
 
     async def _ask(
         self, method: bytes, key: str, me: Requester, repository: Repository, digest: Digest, target: bytes
