@@ -52,7 +52,7 @@ class Tags:
         asked = Asked(repository, tag, accept_key(lines))
         me = registry.requester(request).accepting(accept_line(lines))
         entry = self._known(asked)
-        is_reader = registry.is_proved(me, repository, away=True)
+        is_reader = any(registry.is_proved(me, repository, away=away) for away in (False, True))
         use = use_of(entry, self._lookups.life(asked), now) if is_reader else TagUse.FETCH
         if use is TagUse.REVALIDATE and self._lookups.named(asked) is not None:
             use = TagUse.FETCH

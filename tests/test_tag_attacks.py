@@ -207,6 +207,18 @@ async def test_an_upstream_that_fails_does_not_tell_a_stranger_of_referrers(
         assert (await world.client().get(known, Authorization=ALICE)).headers["cache-status"] == STALE
 
 
+async def test_who_is_known_to_read_the_repository_costs_no_question_though_nothing_counts_offline(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, private(), settings='offline_grace = "0s"') as world:
+        image = world.registry.add_image("team/app", "1", [b"layer"])
+        await world.client().get(TAG, Authorization=ALICE)
+        world.registry.requests.clear()
+        reply = await world.client().get(TAG, Authorization=ALICE)
+        assert (reply.body, reply.headers["cache-status"]) == (image.data, HIT)
+        assert world.registry.requests.count("", TAG) == 0
+
+
 # -- to spoil what others get
 
 
