@@ -12,6 +12,7 @@ cold        cases: layers that are not cached yet
 patience    cases: a thousand slow clients
 storm       cases: a whole cluster pulls one image
 nodes       the nodes of a cluster, each doing what containerd does
+wire        one of their connections
 crowd       many clients in one thread, every byte compared
 machine     what all this ran on
 profile     where regcachd's time goes under these loads

@@ -1,43 +1,35 @@
-"""Nodes that pull one image at once, many in one thread: real sockets, CONNECT, TLS, and no cheaper way round.
+"""Nodes that pull one image at once, many in one thread.
 
 Each does what containerd does with a public image: the ping, a token, HEAD of the tag, the index, the manifest and
 the config over one connection, then the layers over as many as LANES. What is small is checked by its digest;
 of layers the length always, and the digest for nodes that are `thorough`: a thousand nodes on one machine would
 hash longer than they pull.
 
-A node is made of generators, which yield when they wait for their socket; `pull_together` runs them.
+A node is made of generators, as its connections are; `pull_together` runs them.
 """
 
 import hashlib
 import json
 import re
 import selectors
-import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
+
+from bench.wire import Front, NodeFailed, Steps, Taker, Wait, Wire
 
 LANES = 3
 """Layers that a node downloads at once, as containerd and dockerd do by default."""
-TURN = 256 * 1024
-"""Bytes that one connection may take before the others are looked at."""
 PATIENCE = 120.0
 """Seconds without anything for anybody after which it is over."""
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
-Wait = tuple["Wire", int]
-"""A connection, and selectors.EVENT_READ or EVENT_WRITE."""
-Steps = Generator[Wait, None, None]
-"""Work that yields what it waits for."""
-Taker = Callable[[memoryview], object]
-
-_buffer = memoryview(bytearray(64 * 1024))
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -45,112 +37,8 @@ def _ignore(data: memoryview) -> None:
     """The body says nothing more than the head."""
 
 
-class NodeFailed(Exception):
-    """A node did not get what it was to get; the message says what it got."""
-
-
 class Leaves(Exception):
     """A node goes away in the middle, as it was told to."""
-
-
-@frozen
-class Front:
-    """What nodes are told: to ask for `registry`, port 443, at 127.0.0.1:`port`."""
-
-    port: int
-    registry: str
-    by_connect: bool = True
-
-
-@define(eq=False)
-class Wire:
-    """One connection of a node."""
-
-    front: Front
-    context: ssl.SSLContext
-    socket: Any = field(init=False, factory=socket.socket)
-    status: int = field(init=False, default=0)
-    headers: dict[str, str] = field(init=False, factory=dict)
-    """Of the latest response; names in lowercase, of several with one name the last."""
-
-    def open(self) -> Steps:
-        """CONNECT, and the handshake."""
-        self.socket.setblocking(False)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        error = self.socket.connect_ex(("127.0.0.1", self.front.port))
-        yield self, selectors.EVENT_WRITE
-        if error := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            raise NodeFailed(f"no connection: {error}")
-        name = self.front.registry
-        if self.front.by_connect:
-            self.socket.send(f"CONNECT {name}:443 HTTP/1.1\r\nHost: {name}:443\r\n\r\n".encode())
-            _, rest = yield from self._head()
-            if self.status != 200 or rest:
-                raise NodeFailed(f"CONNECT was answered with {self.status}")
-        self.socket = self.context.wrap_socket(
-            self.socket, server_hostname=name, do_handshake_on_connect=False
-        )
-        while True:
-            try:
-                self.socket.do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                yield self, selectors.EVENT_READ
-            except ssl.SSLWantWriteError:
-                yield self, selectors.EVENT_WRITE
-
-    def ask(self, method: str, target: str, take: Taker, token: str = "", accept: str = "*/*") -> Steps:
-        """One request; `take` gets the body of the response piece by piece."""
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.front.registry}", f"Accept: {accept}"]
-        lines += ["User-Agent: node/1", *([f"Authorization: Bearer {token}"] if token else []), "", ""]
-        self.socket.send("\r\n".join(lines).encode())
-        length, rest = yield from self._head()
-        if method == "HEAD":
-            return
-        if rest:
-            take(memoryview(rest))
-        left, turn = length - len(rest), TURN
-        while left > 0:
-            try:
-                count = self.socket.recv_into(_buffer)
-            except ssl.SSLWantReadError:
-                turn = TURN
-                yield self, selectors.EVENT_READ
-                continue
-            if not count:
-                raise NodeFailed(f"{target} ended {left} of {length} bytes early")
-            take(_buffer[:count])
-            left -= count
-            turn -= count
-            if turn <= 0:
-                turn = TURN
-                yield self, selectors.EVENT_READ
-        if left:
-            raise NodeFailed(f"{target} has {-left} bytes too many")
-
-    def _head(self) -> Generator[Wait, None, tuple[int, bytes]]:
-        """Read a head; the bytes that follow it, and which of them have come."""
-        data = b""
-        while b"\r\n\r\n" not in data:
-            try:
-                piece = self.socket.recv(65536)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                yield self, selectors.EVENT_READ
-                continue
-            if not piece:
-                raise NodeFailed(f"the connection ended within a head: {data!r}")
-            data += piece
-        head, _, rest = data.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
-        self.status = int(first.split()[1])
-        self.headers = {
-            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
-        }
-        return int(self.headers.get("content-length", 0)), rest
-
-    def close(self) -> None:
-        """Leave at once."""
-        self.socket.close()
 
 
 @define(eq=False)
@@ -329,6 +217,7 @@ class _Crew:
     _selector: selectors.BaseSelector
 
     def work(self, nodes: Sequence[Node]) -> None:
+        """Raises NodeFailed when all wait for long."""
         for node in nodes:
             self._go_on(_Task(node, node.pull(), False))
         while self._selector.get_map():

@@ -11,11 +11,12 @@ from statistics import median
 from attrs import frozen
 
 from bench.blobs import GIB
-from bench.nodes import Front, Node, pull_together, trusting
+from bench.nodes import Node, pull_together, trusting
 from bench.origin import IMAGE, MIB, TAG, origin
 from bench.processes import BenchError, cpu_seconds, most_memory
 from bench.rounds import Case, Family, nothing
 from bench.servers import REGISTRY, Settings, Target
+from bench.wire import Front
 
 NODES = 500
 LAYERS = 8

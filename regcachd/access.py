@@ -26,9 +26,6 @@ from enum import Enum
 
 from attrs import frozen
 
-PUBLIC_FOR = 30 * 86400.0
-"""Seconds for which what was public is served while upstream is away."""
-
 
 class Who(Enum):
     """In whose name a client is served."""
@@ -66,6 +63,8 @@ class Terms:
     access_ttl: float
     public_ttl: float
     offline_grace: float
+    max_stale: float
+    """For how long what was public is served while upstream is away."""
 
 
 @frozen
@@ -128,7 +127,7 @@ def _is_good(who: Who, proved_at: float | None, terms: Terms, word: Word | None,
 def _is_good_enough(who: Who, proved_at: float | None, terms: Terms, word: Word | None, now: float) -> bool:
     if word is not Word.AWAY and not (word is Word.BUSY and who is not Who.OWN):
         return False
-    life = PUBLIC_FOR if who is Who.ANONYMOUS else terms.offline_grace
+    life = terms.max_stale if who is Who.ANONYMOUS else terms.offline_grace
     return proved_at is not None and 0 <= now - proved_at < max(life, 0.0)
 
 

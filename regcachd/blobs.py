@@ -6,12 +6,13 @@ from twisted.logger import Logger
 from .access import Word
 from .delivery import Delivery, check_empty, describe
 from .fills import Followed, NotGiven, Started, Stored
+from .freshness import matches
 from .growing import FillFailed, Growing
 from .http1 import Response
 from .passing import pass_whole
 from .reference import Digest, Repository
-from .registry import CachedRegistry, Question, captured
-from .relay import HIT, STALE, Answer, cache_status, stream
+from .registry import CachedRegistry, Question
+from .relay import HIT, STALE, Answer, cache_status, captured, stream
 from .requester import Requester
 from .singleflight import SingleFlight
 from .source import begins_at
@@ -163,11 +164,25 @@ class Blobs:
         registry, asked = self._registry, self._registry.shared.now()
         response = await registry.head_blob(source.requester, source.repository, source.digest)
         registry.heard_status(source.requester, source.repository, response, asked)
-        answer = Answer(response.status, response.reason, response.headers, b"", response.length)
-        if response.status == 200 and response.header(b"docker-content-digest") is None:
-            answer.send(request, (b"Docker-Content-Digest", str(source.digest).encode()), UNSTORED)
+        registry.restraint.heard_elsewhere(source.requester.proof, response)
+        if response.status == 200 and begins_at(response) is not None:
+            self._describe(request, source.digest, response.length)
         else:
+            answer = Answer(response.status, response.reason, response.headers, b"", response.length)
             answer.send(request, UNSTORED)
+
+    def _describe(self, request: Request, digest: Digest, size: int | None) -> None:
+        """Answer a HEAD as a GET that brings the blob would be answered."""
+        if request.gone:
+            return
+        headers = [*describe(digest), UNSTORED]
+        if matches(request.header("if-none-match"), f'"{digest}"'):
+            request.begin(304, headers, None)
+        elif size is None:
+            request.begin(200, headers, None)
+        else:
+            request.begin(200, [*headers, (b"Accept-Ranges", b"bytes")], size)
+        request.finish()
 
     async def _open(self, source: UpstreamSource) -> _Opening:
         registry = self._registry
@@ -187,6 +202,7 @@ class Blobs:
             return _Unstored()
         if isinstance(opened, NotGiven):
             answer = await captured(opened.response)
+            registry.restraint.heard_elsewhere(requester.proof, answer, answer.body)
             registry.heard_status(requester, repository, answer, asked)
             return _Refused(repository, requester, answer)
         return opened

@@ -21,22 +21,19 @@ from .upload import Upload
 from .web import JSON, Request, error_body
 
 if TYPE_CHECKING:
-    from .config import Registry
-    from .connect import Authority
+    from .destination import Destination
 
 log = Logger()
 
 
 @implementer(IHalfCloseableProtocol)
 class Channel(http.HTTPChannel):
-    """One client connection speaking HTTP. `registry` is what an intercepted connection is for, `authority` what the
-    client calls it."""
+    """One client connection speaking HTTP. `destination` is what all requests of an intercepted connection are for."""
 
     requestFactory = Request
     factory: "WebFactory"
     transport: Any
-    registry: "Registry | None" = None
-    authority: "Authority | None" = None
+    destination: "Destination | None" = None
     head_since: float | None = None
     """When the head that is being read began (reactor seconds)."""
     quiet_since = 0.0
@@ -75,6 +72,7 @@ class Channel(http.HTTPChannel):
     def allHeadersReceived(self) -> None:
         request: Request = self.requests[-1]
         request.named(self._command, self._path, self._version)
+        self.factory.address(request)
         is_upload = self.length != 0 and self.factory.is_upload(request)
         if is_upload:
             expected = request.lines("expect")[:1]
@@ -151,7 +149,7 @@ class Channel(http.HTTPChannel):
         peer = name_of(self.transport.getPeer())
         log.info("refused {peer}: {status} {why}", peer=peer, status=status, why=message)
         body, kind = message.encode() + b"\n", PLAIN
-        if self.registry is not None:
+        if self.destination is not None:
             body, kind = error_body("UNSUPPORTED", message), JSON
         take_leave(self.transport, self.factory.clock, status, body, kind)
 
@@ -178,6 +176,8 @@ class Channel(http.HTTPChannel):
         self.transport.loseConnection()
 
 
+Address = Callable[[Request], None]
+"""Finds out whom a request is for, of which the head has come."""
 Respond = Callable[[Request], Coroutine[Any, Any, None]]
 IsUpload = Callable[[Request], bool]
 """Is a request with a body, of which the head has come, to be answered while the body comes?"""
@@ -187,6 +187,10 @@ def _nothing_is(request: Request) -> bool:
     return False
 
 
+def _to_whom_the_connection_is(request: Request) -> None:
+    request.address(request.channel.destination, request.uri)
+
+
 class WebFactory(http.HTTPFactory):
     """Makes channels whose requests are answered by `respond`.
 
@@ -194,9 +198,15 @@ class WebFactory(http.HTTPFactory):
     """
 
     def __init__(
-        self, clock: Any, respond: Respond, head_size: int, is_upload: IsUpload = _nothing_is
+        self,
+        clock: Any,
+        respond: Respond,
+        head_size: int,
+        is_upload: IsUpload = _nothing_is,
+        address: Address = _to_whom_the_connection_is,
     ) -> None:
         super().__init__(reactor=clock)
+        self.address = address
         self.clock = clock
         self.respond = respond
         self.is_upload = is_upload

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from .bulletin import Bulletin, Notice
 from .http1 import UpstreamFailed
 from .relay import HIT, Answer, cache_status
-from .singleflight import SingleFlight
+from .singleflight import HURRY, SingleFlight, TooSlow
 from .web import Request
 
 log = Logger()
@@ -103,8 +103,16 @@ class Commons:
 
     async def get(self, key: str, fetch: Fetch) -> Common:
         """The answer: one that is fresh, or what `fetch` brings for all who ask meanwhile, or, should upstream be
-        unreachable or out of order, a stale one. Raises UpstreamFailed."""
-        return self._fresh(key) or await self._flights.run(key, lambda: self._bring(key, fetch))
+        unreachable, out of order or very slow, a stale one. Raises UpstreamFailed."""
+        found = self.known(key)
+        if found is not None and self._now() < found.fresh_until:
+            return found
+        if found is None:
+            return await self._flights.run(key, lambda: self._bring(key, fetch))
+        try:
+            return await self._flights.run_within(HURRY, self._clock, key, lambda: self._bring(key, fetch))
+        except TooSlow as error:
+            return self._stale(key, str(error)) or found
 
     def forget(self, key: str) -> None:
         """Upstream does not stand by this answer any more."""

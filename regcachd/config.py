@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from attrs import evolve, field, frozen
 
+from regcachd.config_error import ConfigError
 from regcachd.connect import Authority
-from regcachd.errors import RegcachdError
 from regcachd.kinds import BadKey, Kinds, all_keys, read_auth
 from regcachd.known import blob_probe, known_realm, realm_hosts
 from regcachd.schema import (
@@ -65,35 +65,6 @@ COMMAND_LINE = "command line"
 _TABLES = tuple(name for name in SCHEMA if name not in ("", REGISTRY_TABLE))
 
 
-class ConfigError(RegcachdError):
-    """A configuration that cannot be used: file, key, value and what is allowed, in one line.
-
-    The value is shown as JSON and cut where it is long; what could be a user and a password in it is hidden.
-    """
-
-    def __init__(self, file: str, key: str, problem: str, value: object = None) -> None:
-        shown = "" if value is None else f" = {_show(value)}"
-        super().__init__(" ".join(f"{file}: {key}{shown}: {problem}".split()))
-
-
-def _show(value: object) -> str:
-    shown = json.dumps(_mask(value), default=str)
-    return shown if len(shown) <= 100 else f"{shown[:100]}..."
-
-
-def _mask(value: object) -> object:
-    match value:
-        case str():
-            return re.sub(r".*@", "***@", value, flags=re.DOTALL)
-        case list():
-            return [_mask(item) for item in value]
-        case dict():
-            return "a table"
-        case int() if value.bit_length() > 64:  # Python does not write an integer of 4,301 digits
-            return "a very large number"
-    return value
-
-
 def parse_config(documents: Sequence[tuple[str, str]], kinds: Kinds | None = None) -> Config:
     """The configuration that these files, (name, TOML text) in order of reading, make together.
 
@@ -104,7 +75,7 @@ def parse_config(documents: Sequence[tuple[str, str]], kinds: Kinds | None = Non
     tables: dict[str, dict[str, Any]] = {name: {} for name in _TABLES}
     top: dict[str, Any] = {}
     registries: dict[str, dict[str, Any]] | None = None
-    files: dict[str, str] = {}  # by table: the last file that has it
+    files: dict[str, str] = {}  # by table, or key before all tables: the last file that has it
     further: dict[str, _Further] = {}  # by registry: keys of plugins
     for file, toml in documents:
         document = _parse_toml(file, toml)
@@ -120,13 +91,17 @@ def parse_config(documents: Sequence[tuple[str, str]], kinds: Kinds | None = Non
                 registries.setdefault(name, {}).update(_read_table(file, where, REGISTRY_TABLE, table, kinds))
                 further.setdefault(name, {}).update((key, (file, value)) for key, value in of_plugins.items())
                 files[where] = file
-        top |= _read_table(file, "", "", document)
+        found = _read_table(file, "", "", document)
+        top |= found
+        files |= dict.fromkeys(found, file)
 
     if len(tables["ca"]) == 1:
         missing = "key" if "certificate" in tables["ca"] else "certificate"
         raise ConfigError(
             files["ca"], f"ca.{missing}", "missing: certificate and key of [ca] are set together"
         )
+    if top.get("mirror_tls") and not top.get("mirror_names"):
+        raise ConfigError(files["mirror_tls"], "mirror_tls", "its certificates need names: set mirror_names")
     _check_parents(tables["defaults"], registries or {}, files)
     config = Config(
         **top,

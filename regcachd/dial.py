@@ -78,13 +78,16 @@ class Dialer:
         try:
             await self._wait(connecting)
         except (ConnectError, DNSLookupError, ValueError) as error:  # ValueError: no name that IDNA allows
+            if self._closed:
+                raise UpstreamFailed(STOPPING, status=503) from error
             if not late.active():
                 why = f"no name server says what its address is ({host})"
                 raise NotConnected(f"{name} cannot be reached: {why}", 504) from error
             if guarded.reasons and isinstance(error, DNSLookupError):  # no address was left
                 raise Forbidden(guarded.reasons[0]) from error
             status = 504 if isinstance(error, ConnectTimeout) else 502
-            raise NotConnected(f"{name} cannot be reached: {error}", status) from error
+            why = str(error).removesuffix(".")
+            raise NotConnected(f"{name} cannot be reached: {why}", status) from error
         finally:
             if late.active():
                 late.cancel()

@@ -6,6 +6,7 @@ for all of them (the store, its index, fills under way, what is known of clients
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from attrs import evolve, frozen
@@ -17,15 +18,16 @@ from .channel import WebFactory
 from .config import Config
 from .connect import Authority
 from .endpoints import Endpoints
+from .names import names_beside, own_names
 from .pages import Pages
 from .pki import CA
 from .preparation import utc_now
-from .push import is_write
+from .reception import Reception
 from .registry import CachedRegistry, Shared
 from .tls import LeafContexts
 from .token_endpoints import at_token_host
+from .trust import Roots
 from .upstream import Upstream
-from .web import Request
 
 
 @frozen(eq=False)
@@ -69,30 +71,27 @@ class Edition:
     def make(cls, common: Common, config: Config, ca: CA, users: ProxyUsers | None) -> "Edition":
         """The edition of a configuration. Raises RegcachdError where something that it names cannot be used."""
         shared = evolve(common.shared, limits=config.limits)
-        registries = {name: _serve(common, shared, config, name) for name in config.registries}
+        roots = Roots()
+        registries = {name: _serve(common, shared, config, name, roots) for name in config.registries}
 
         def unreachable() -> list[str]:
             outages = (served.upstream.unreachable for served in registries.values())
             return [str(each) for each in outages if each]
 
-        pages = Pages(ca, tuple(sorted(registries)), shared.trouble, shared.store, unreachable, users)
-
-        async def respond(request: Request) -> None:
-            registry = request.channel.registry
-            if registry is None:
-                await pages.respond(request)
-            else:
-                await registries[registry.name].endpoints.respond(request)
-
+        pages = Pages(ca, tuple(sorted(registries)), shared.trouble, shared.store, unreachable)
+        endpoints = {name: served.endpoints for name, served in registries.items()}
+        reception = Reception(config.registries, endpoints, pages, users, own_names(config))
         contexts = LeafContexts(
             ca,
             utc_now,
-            lambda host: names_beside(config, host),
+            partial(names_beside, config),
             ticket_secret=common.tickets,
             # where the module is not loaded, asking for it would only cost every handshake a little
             kernel=config.tls.kernel == "auto" and common.has_kernel_tls,
         )
-        web = WebFactory(common.reactor, respond, config.limits.head_size, is_write)
+        web = WebFactory(
+            common.reactor, reception.respond, config.limits.head_size, reception.is_upload, reception.address
+        )
         return cls(config, ca, users, contexts, web, registries)
 
     def upstreams(self) -> tuple[Upstream, ...]:
@@ -100,24 +99,14 @@ class Edition:
         return tuple(each for served in self.registries.values() for each in served.upstreams())
 
 
-def _serve(common: Common, shared: Shared, config: Config, name: str) -> Served:
+def _serve(common: Common, shared: Shared, config: Config, name: str, roots: Roots) -> Served:
     registry = config.registries[name]
-    upstream = Upstream(common.reactor, registry, config.limits)
+    upstream = Upstream(common.reactor, registry, config.limits, roots)
     token_hosts = {
-        host: Upstream(common.reactor, at_token_host(registry, host), config.limits)
+        host: Upstream(common.reactor, at_token_host(registry, host), config.limits, roots)
         for host in registry.token_hosts
         if config.authorities[host] == name
     }
     sessions = open_sessions(common.reactor, upstream, common.plugins)
     cached = CachedRegistry(shared, upstream, sessions)
     return Served(Endpoints(cached, common.openings, token_hosts), upstream, token_hosts)
-
-
-def names_beside(config: Config, host: str) -> frozenset[str]:
-    """The host names of the registries that answer to `host`."""
-    names: set[str] = set()
-    for registry in config.registries.values():
-        hosts = {authority.host for authority in registry.authorities}
-        if host in hosts:
-            names |= hosts
-    return frozenset(names)

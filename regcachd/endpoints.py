@@ -10,6 +10,7 @@ from attrs import define, field
 
 from .blobs import Blobs, Openings
 from .connect import Authority, HeadError
+from .destination import Way
 from .interfaces import Scope
 from .manifests import Manifests
 from .pings import Pings
@@ -47,7 +48,7 @@ class Endpoints:
         self._pushes = Pushes(self._registry)
 
     async def respond(self, request: Request) -> None:
-        """Answer one request of an intercepted connection."""
+        """Answer one request for the registry."""
         await self._respond(request)
         if request.code == 401:
             self._tokens.refused(request)
@@ -66,7 +67,7 @@ class Endpoints:
             )
         elif request.method == b"POST":
             await self._pass_through(request)  # a token endpoint
-        elif host := self._tokens.host(request.channel.authority):
+        elif host := self._tokens.host(request.authority):
             if not await self._tokens.answer(request, host):
                 await self._pass_through(request)
         else:
@@ -90,6 +91,8 @@ class Endpoints:
 
     def _is_ours(self, request: Request) -> bool:
         """Is the request for whom the connection was made to (RFC 9110 section 7.4)?"""
+        if request.destination is not None and request.destination.way is not Way.CONNECT:
+            return True  # it says itself whom it is for
         if not request.uri.startswith(b"/"):
             return False
         host = request.header("host")
@@ -99,22 +102,26 @@ class Endpoints:
             named = Authority.parse(host, 443)
         except HeadError:
             return False
-        authority = request.channel.authority
+        authority = request.authority
         if authority is not None and self._tokens.host(authority):
             return named.host == authority.host
         return named.host in {authority.host for authority in self._registry.settings.authorities}
 
     async def _list(self, request: Request, repository: str | None) -> None:
         """What there is, of a repository or of all: upstream says, to the client or to whose credential it shares."""
-        session = self._registry.session_for(request)
-        if session is None:
+        way = self._registry.session_for(request) or self._registry.stranger(request)
+        if way is None:
             await self._pass_through(request)
             return
         scope = Scope(repository)
-        response = await session.request(request.method, request.uri, upward(request), scope=scope)
+        response = await way.request(
+            request.method, request.uri, upward(request), scope=scope, follow=request.is_mirrored
+        )
         await stream(request, response, (BYPASS,))
 
     async def _pass_through(self, request: Request) -> None:
-        upstream = self._tokens.host(request.channel.authority) or self._registry.upstream
-        response = await upstream.request(request.method, request.uri, upward(request), body=request.body())
+        upstream = self._tokens.host(request.authority) or self._registry.upstream
+        response = await upstream.request(
+            request.method, request.uri, upward(request), body=request.body(), follow=request.is_mirrored
+        )
         await stream(request, response, (BYPASS,))

@@ -10,7 +10,7 @@ import os
 from twisted.logger import Logger
 
 from .index import Index
-from .partial import is_at
+from .partial import MODE, is_at
 from .reference import Digest
 from .store import Store
 
@@ -84,10 +84,25 @@ def read_quietly(fd: int, offset: int, buffer: memoryview) -> int:
 
 
 def remove_rotten(store: Store, index: Index, digest: Digest, fd: int, why: str) -> None:
-    """Remove a blob that is not what its name says, unless another file has taken the name. Raises OSError."""
+    """Remove a blob that is not what its name says, and leave the name if another file has taken it. Raises OSError.
+
+    Whoever is reading the file, in this process or another, does not come to its end: that response is cut.
+    """
     if is_at(fd, store.blob_path(digest)):
         index.remove([digest])
         discard(store, digest, why)
+    _empty(digest, fd)
+
+
+def _empty(digest: Digest, fd: int) -> None:
+    """Take the bytes from under all descriptors of a file that has no name any more."""
+    try:
+        os.fchmod(fd, MODE)
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
+    except OSError as error:
+        log.error(
+            "{digest}, which was rotten, may still be read to its end: {why}", digest=str(digest), why=error
+        )
 
 
 def discard(store: Store, digest: Digest, why: str) -> None:

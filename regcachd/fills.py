@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from attrs import define, frozen
@@ -23,7 +24,7 @@ from .follow import Follower, Watches
 from .growing import FillFailed, Growing, StoreFailed
 from .http1 import Response, UpstreamFailed
 from .parallel import Parallel
-from .partial import Conflict, Partial, unlock
+from .partial import Conflict, Partial, is_at, unlock
 from .patience import Patience
 from .reference import Digest
 from .source import Source, begins_at, total_of
@@ -85,11 +86,19 @@ class _Entry:
     sources: "deque[Source]"
     settings: Settings
 
-    @property
-    def can_be_read(self) -> bool:
-        """Has upstream said yes to a filler, and nothing gone wrong since?"""
+    def can_be_read(self, path: Path) -> bool:
+        """Has upstream said yes to a filler, and nothing gone wrong since? `path` is the partial's.
+
+        Once it has become a blob it is read as one, or not at all: one that was found rotten a moment later has been
+        removed from the store, but not from under the descriptors of its fill.
+        """
         has_begun = isinstance(self.driver, Fill) or self.growing.has_begun
-        return has_begun and self.growing.error is None
+        if not has_begun or self.growing.error is not None:
+            return False
+        try:
+            return not self.growing.is_verified or is_at(self.growing.fd, path)
+        except OSError:
+            return False
 
 
 class Fills:
@@ -123,7 +132,8 @@ class Fills:
     def get(self, digest: Digest) -> Growing | None:
         """The growing blob of a digest, while it can be followed."""
         entry = self._entries.get(digest)
-        return entry.growing if entry is not None and entry.can_be_read else None
+        readable = entry is not None and entry.can_be_read(self._store.partial_path(digest))
+        return entry.growing if entry is not None and readable else None
 
     def offer(self, digest: Digest, source: Source) -> None:
         """Somebody whom upstream accepts asks for it, too: remember how to ask on."""
@@ -142,7 +152,7 @@ class Fills:
         while not self._stopping:
             earlier = self._entries.get(digest)
             if earlier is not None:
-                if earlier.can_be_read:
+                if earlier.can_be_read(self._store.partial_path(digest)):
                     return Followed(earlier.growing)
                 await _after(earlier)
             partial: Partial | None = await self._in_thread(self._acquire, digest)
@@ -359,5 +369,6 @@ def _after(entry: _Entry) -> "Deferred[None]":
     if isinstance(entry.driver, Fill):
         entry.driver.over.addCallback(tell)
     else:
+        entry.driver.look_closely()  # what is over elsewhere ends here now, before another fill begins
         waiter.callback(None)
     return waiter

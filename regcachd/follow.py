@@ -145,8 +145,10 @@ class Follower:
             self._tell()
 
     def look_closely(self) -> None:
-        """Perhaps the filler is gone."""
+        """Perhaps the filler is gone, or has made a blob of it."""
         self.look()
+        if not self._is_over and self.growing.is_verified and not is_at(self.growing.fd, self._path):
+            self._end(FillFailed("the blob is stored"))  # to nobody, since it is verified
         if self._is_over or not try_lock(self.growing.fd):
             return
         lock_fd = os.dup(self.growing.fd)

@@ -4,7 +4,7 @@
     CONNECT other     -> 200, bytes as they are                                 tunnel
     CONNECT forbidden -> an answer that says why                                refuse
     CONNECT of nobody -> 407, where users are to say who they are, and the next head
-    anything else     -> HTTP for the daemon's own pages
+    anything else     -> HTTP, for whom each request says (reception)
 
 The first head is taken from the kernel byte-exactly, so that what follows it (a ClientHello, tunnelled bytes) can be
 read by whom it is for.
@@ -14,7 +14,6 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionClosed
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -24,12 +23,13 @@ from .admission import CHALLENGE, NotAdmitted, ProxyUsers
 from .channel import Channel
 from .config import Registry
 from .connect import Authority, Head, HeadError, HeadParser
+from .destination import Destination, Way
 from .edition import Edition
 from .farewell import PLAIN, plain_answer, take_leave
 from .guard import Forbidden, Rule, never_ours
+from .handshake import shaken
 from .intercept import Intercept, Refuse, admitted, decide
 from .pki import PkiError
-from .tls_socket import HandshakeFailed
 from .transport import name_of
 from .tunnel import Splice, TunnelFailed, open_tunnel
 
@@ -71,7 +71,11 @@ class FirstHead(Protocol):
                 403, f"clients at {host} are not admitted; the administrator can add them to `clients`"
             )
         else:
-            self.transport.read_head(self)
+            self.begin()
+
+    def begin(self) -> None:
+        """Listen to what an admitted client has to say."""
+        self.transport.read_head(self)
 
     def take_head(self, data: bytes) -> int:
         self.reading = True
@@ -151,28 +155,16 @@ class FirstHead(Protocol):
         self.transport.abortConnection()
 
     async def _intercept(self, authority: Authority, registry: Registry) -> None:
-        peer = self.transport.getPeer()
         try:
             context = self._edition.contexts.for_host(authority.host)
         except PkiError as error:
             self.refuse(500, f"this proxy has no certificate for {authority.host}: {error}")
             return
         self.transport.write(ESTABLISHED)
-        try:
-            await self.transport.start_tls(context)
-        except HandshakeFailed as error:
-            log.info(
-                "no TLS with client {peer} for {host}: {why}",
-                peer=name_of(peer),
-                host=authority.host,
-                why=_explained(error),
-            )
-            return
-        except ConnectionClosed:
-            return
-        channel = self._edition.web.buildProtocol(peer)
-        channel.registry, channel.authority = registry, authority
-        self.become(channel)
+        if await shaken(self.transport, context, authority.host):
+            channel = self._edition.web.buildProtocol(self.transport.getPeer())
+            channel.destination = Destination(registry, Way.CONNECT, authority)
+            self.become(channel)
 
     async def _tunnel(self, authority: Authority) -> None:
         config, door = self._edition.config, self._door
@@ -321,20 +313,3 @@ class FrontDoor(Factory):
             elif overdue:
                 log.info("closing a connection of {peer} that stood still", peer=name_of(transport.getPeer()))
                 transport.abortConnection()
-
-
-_ADVICE = {
-    "unknown ca": "the client does not trust this proxy's CA; install /ca.crt there",
-    "bad certificate": "the client does not trust this proxy's CA; install /ca.crt there",
-    "certificate unknown": "the client does not trust this proxy's CA; install /ca.crt there",
-    "unsupported protocol": "the client speaks no TLS newer than 1.1; this proxy speaks 1.2 and 1.3",
-    "http request": "the client speaks plain HTTP where TLS is expected; it must ask for https:// addresses",
-}
-"""What to do about OpenSSL's reasons, as far as operators meet them."""
-
-
-def _explained(error: HandshakeFailed) -> str:
-    """OpenSSL's reason, and what to do about it."""
-    text = str(error)
-    advice = next((advice for reason, advice in _ADVICE.items() if reason in text), None)
-    return text if advice is None else f"{text}: {advice}"

@@ -113,6 +113,11 @@ def kind_of(header: Header, body: bytes) -> Kind:
     return Kind.PULLS if remaining == 0 or b"TOOMANYREQUESTS" in body else Kind.ABUSE
 
 
+def is_limit(status: int, header: Header, now: float) -> bool:
+    """Does an answer say that there were too many requests?"""
+    return status == 429 or (status == 503 and read_retry_after(header(b"retry-after"), now) is not None)
+
+
 def next_hold(before: Hold | None, kind: Kind, retry_after: float | None, now: float) -> Hold:
     """For how long a limit is respected that was met now."""
     times = 1 if before is None else before.times + 1
@@ -147,7 +152,7 @@ class Governor:
             reading = evolve(reading, window=min(reading.window, retry_after))
         if reading is not None:
             account = evolve(account, reading=reading)
-        if status == 429 or (status == 503 and retry_after is not None):
+        if is_limit(status, header, now):
             kind = kind_of(header, body) if status == 429 else Kind.ABUSE
             if status == 429:
                 self.limited[kind] += 1
@@ -155,13 +160,24 @@ class Governor:
         elif account.hold is not None and status < 500 and not _goes_on(account.hold, method):
             account = evolve(account, hold=None)
         if account != Account():
-            self.accounts[who] = account
-            if len(self.accounts) > MOST_ACCOUNTS:
-                self.accounts.popitem(last=False)
+            self._remember(who, account)
+
+    def respect(self, who: bytes, hold: Hold) -> None:
+        """The registry has said this to another worker."""
+        self._remember(who, evolve(self.accounts.pop(who, Account()), hold=hold))
+
+    def _remember(self, who: bytes, account: Account) -> None:
+        self.accounts[who] = account
+        if len(self.accounts) > MOST_ACCOUNTS:
+            self.accounts.popitem(last=False)
+
+    def hold_of(self, who: bytes) -> Hold | None:
+        """The limit that was met last, over or not."""
+        return self.accounts.get(who, Account()).hold
 
     def hold(self, who: bytes, method: bytes, now: float) -> float | None:
         """For how many seconds a request is better not made; None if it may be."""
-        hold = self.accounts.get(who, Account()).hold
+        hold = self.hold_of(who)
         if hold is None or now >= hold.until or hold.until - now > MOST_OBEYED or _goes_on(hold, method):
             return None  # more than that: the clock was set back
         return hold.until - now

@@ -20,7 +20,9 @@ _SETUP = "regcachd-client setup --head {url} --fingerprint {fingerprint}"
 
 def serving(config: Config, ports: Sequence[Any]) -> str:
     """What it does, in one line."""
-    return f"listens on {where(ports)} and caches {', '.join(sorted(config.registries))}"
+    front, mirrors = ports[: len(config.listen)], ports[len(config.listen) :]
+    over_tls = f", as a mirror over TLS on {where(mirrors)}" if mirrors else ""
+    return f"listens on {where(front)}{over_tls} and caches {', '.join(sorted(config.registries))}"
 
 
 def greet(config: Config, ca: CA, ports: Sequence[Any], workers: int) -> None:

@@ -28,7 +28,7 @@ no room try again after a second."""
 
 
 class CannotListen(RegcachdError):
-    """An address of `listen` cannot be served."""
+    """An address of `listen` or `mirror_tls` cannot be served."""
 
 
 class DualPort(TCPPort):
@@ -40,16 +40,16 @@ class DualPort(TCPPort):
         return skt
 
 
-def bind(reactor: Any, descriptions: Iterable[str], factory: Factory) -> list[Any]:
-    """Listen where the descriptions say. Raises CannotListen; then nothing listens."""
+def bind(reactor: Any, descriptions: Iterable[str], factory: Factory, key: str = "listen") -> list[Any]:
+    """Listen where the descriptions, values of this key, say. Raises CannotListen; then nothing listens."""
     ports: list[Any] = []
     try:
         for description in descriptions:
             ports.append(_bind(reactor, description, factory))
-    except CannotListen:
+    except CannotListen as error:
         for port in ports:
             port.stopListening()
-        raise
+        raise CannotListen(f"{key}: {error}") from error.__cause__
     return ports
 
 
@@ -61,9 +61,7 @@ def _bind(reactor: Any, description: str, factory: Factory) -> Any:
     except CannotListenError as error:
         raise CannotListen(_cannot_listen(description, error)) from error
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CannotListen(
-            f"listen: {description!r} is not an endpoint that Twisted knows: {error}"
-        ) from error
+        raise CannotListen(f"{description!r} is not an endpoint that Twisted knows: {error}") from error
     ports: list[Any] = []
     failures: list[Any] = []
     listening.addCallbacks(ports.append, failures.append)
@@ -71,7 +69,7 @@ def _bind(reactor: Any, description: str, factory: Factory) -> Any:
         raise CannotListen(_cannot_listen(description, failures[0].value))
     if not ports or not isinstance(ports[0], TCPPort | UnixPort):
         raise CannotListen(
-            f"listen: {description!r} is not a TCP or Unix endpoint; use dual:, tcp:, systemd: or unix:"
+            f"{description!r} is not a TCP or Unix endpoint; use dual:, tcp:, systemd: or unix:"
         )
     if description.startswith(("tcp:", "tcp6:", "unix:")) and ":backlog=" not in description:
         ports[0].socket.listen(_BACKLOG)
@@ -96,7 +94,7 @@ def _bind_dual(reactor: Any, number: int, factory: Factory) -> Any:
 def _cannot_listen(description: str, error: Exception) -> str:
     why = getattr(error, "socketError", None) or error
     hint = "; another program is using this port" if getattr(why, "errno", None) == EADDRINUSE else ""
-    return f"listen: cannot listen on {description!r}: {why}{hint}"
+    return f"cannot listen on {description!r}: {why}{hint}"
 
 
 def where(ports: Iterable[Any]) -> str:

@@ -30,7 +30,7 @@ class ManifestSource:
         """Upstream's whole answer, or, to who has just had 429, another one in its stead. Raises UpstreamFailed."""
         registry = self._registry
         limit, asked = registry.shared.limits.manifest_size, registry.shared.now()
-        hold = registry.governor.hold(requester.proof, method, asked)
+        hold = registry.restraint.hold(requester.proof, method)
         if hold is not None:
             return _wait(registry.settings.name, hold)
         response = await requester.ask(method, "manifests", repository, target, extra)
@@ -41,9 +41,7 @@ class ManifestSource:
             raise WrongManifest(
                 f"the manifest {repository}:{target} is too large: {error} (limits.manifest_size)"
             ) from error
-        registry.governor.heard(
-            requester.proof, method, answer.status, answer.header, answer.body, registry.shared.now()
-        )
+        registry.restraint.heard(requester.proof, method, answer, answer.body)
         return answer
 
 

@@ -40,7 +40,9 @@ class Manifests:
         while not (request.gone or await self._served(request, me, repository, target)):
             if request.method == b"HEAD":
                 answer = await self._source.ask(me, b"HEAD", repository, target)
-                answer.send(request, FORWARDED)
+                described = [*describe(target), FORWARDED]
+                if answer.status != 200 or not not_modified(request, target, described):
+                    answer.send(request, FORWARDED)
                 return
             if await self._fetched(request, me, repository, target):
                 return

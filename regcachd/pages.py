@@ -6,7 +6,6 @@ from html import escape
 from attrs import frozen
 
 from . import __version__, setup
-from .admission import CHALLENGE, ProxyUsers
 from .connect import HeadError
 from .farewell import PLAIN
 from .pki import CA
@@ -37,6 +36,8 @@ update-ca-certificates</pre>
 <pre>HTTPS_PROXY={url}</pre>
 <p>For docker and containerd this belongs into <code>Environment=</code> of a systemd drop-in; podman, skopeo and
 buildah read it from the shell's environment.</p>
+<p>Or let containerd, docker or podman take it for a mirror, which needs neither: <code>{url}</code> in
+<code>hosts.toml</code> and <code>registry-mirrors</code>. docs/mirror.md says how.</p>
 <p><a href="/healthz">Health</a></p>
 </body></html>
 """
@@ -52,14 +53,11 @@ class Pages:
     store: Store
     unreachable: Callable[[], list[str]]
     """Which registries cannot be reached, as far as this process has found out, each in a sentence."""
-    users: ProxyUsers | None = None
 
     async def respond(self, request: Request) -> None:
-        """Answer a request that came in plain HTTP."""
+        """Answer a request that is for nobody else."""
         if request.method == b"CONNECT":
             _text(request, 400, "CONNECT must be the first request of a connection")
-        elif not request.path.startswith(b"/"):
-            await self._proxied(request)
         elif request.method not in (b"GET", b"HEAD"):
             request.answer(
                 405, [(b"Allow", b"GET, HEAD"), (b"Content-Type", PLAIN)], b"only GET and HEAD here\n"
@@ -82,20 +80,6 @@ class Pages:
             _text(request, 200, "\n".join(lines))
         else:
             _text(request, 404, "no such page; / says what this is")
-
-    async def _proxied(self, request: Request) -> None:
-        """A request for another host: no, but nobody is told more before saying who it is."""
-        why = "this proxy takes HTTPS requests by CONNECT, and no plain-HTTP requests for other hosts"
-        if self.users is not None:
-            header = request.header("proxy-authorization")
-            address = getattr(request.client, "host", "")
-            refusal = await self.users.refusal(None if header is None else header.encode("latin-1"), address)
-            if refusal is not None:
-                extra = [CHALLENGE] if refusal.status == 407 else []
-                kind = (b"Content-Type", PLAIN)
-                request.answer(refusal.status, [kind, *extra], refusal.reason.encode() + b"\n")
-                return
-        _text(request, 403, why)
 
     def _setup(self, request: Request, name: str) -> None:
         if name == "regcachd-client":

@@ -230,7 +230,13 @@ class Partial:
         """Make the bytes durable, and read-only. Raises OSError."""
         os.ftruncate(self.fd, self.committed)
         os.fchmod(self.fd, 0o440)
-        os.fsync(self.fd)
+        try:
+            os.fsync(self.fd)
+        except OSError:
+            # the page cache still has them, and the kernel takes them for written from now on: who hashed them again
+            # would find them right, and what is on the disk may be anything (fsync(2))
+            self.discard()
+            raise
 
     def give_up(self, phase: Phase) -> None:
         """Tell the followers that there will be no more; what is there stays for a later fill. Raises OSError."""

@@ -30,12 +30,14 @@ _READ = 1024 * 1024
 @implementer(IPushProducer)
 @define(eq=False)
 class _Passing:
-    """A body on its way. `at` is where in the blob the next byte from upstream belongs."""
+    """A body on its way. `at` is where in the blob the next byte from upstream belongs, `hashed` how many bytes from
+    its start the hasher knows."""
 
     request: Request
     response: Response
     digest: Digest
     hasher: Any
+    hashed: int
     at: int
     sent: int
     """Bytes from the start of the blob that the client has."""
@@ -44,8 +46,10 @@ class _Passing:
     _held: bytearray = field(factory=bytearray)
 
     def body_received(self, data: bytes) -> None:
-        self.hasher.update(data)
         at, self.at = self.at, self.at + len(data)
+        if self.at > self.hashed:
+            self.hasher.update(data[max(0, self.hashed - at) :])
+            self.hashed = self.at
         if at + len(data) <= self.sent:
             return
         self._held += data[max(0, self.sent - at) :]
@@ -78,16 +82,18 @@ class _Passing:
 
 
 async def pass_whole(
-    request: Request, response: Response, digest: Digest, hasher: Any, at: int, sent: int
+    request: Request, response: Response, digest: Digest, hasher: Any, hashed: int, sent: int
 ) -> None:
-    """Send the rest of a blob whose first `sent` bytes the client has; `hasher` knows those before `at`.
+    """Send the rest of a blob whose first `sent` bytes the client has; `hasher` knows the first `hashed`, and the
+    response begins there or at the start of the blob.
 
     The response's head has been sent. Raises UpstreamFailed or FillFailed, after which the client must be cut off.
     """
     if request.gone:
         response.abandon()
         return
-    passing = _Passing(request, response, digest, hasher, at, sent, total_of(response))
+    at = begins_at(response) or 0
+    passing = _Passing(request, response, digest, hasher, hashed, at, sent, total_of(response))
     request.registerProducer(passing, True)
     try:
         response.deliver(passing)
@@ -102,23 +108,21 @@ async def go_on_without_store(
 ) -> None:
     """The store has failed when the client had `sent` bytes of the whole blob: bring the rest from upstream.
 
-    What it has is hashed from the file, or, if that cannot be read, downloaded again. Raises UpstreamFailed or
-    FillFailed.
+    What it has is hashed from the file, also when upstream sends it again: that may be something else. Only if it
+    cannot be read, what upstream sends stands for it. Raises UpstreamFailed or FillFailed.
     """
     hasher = digest.hasher()
     try:
         await in_thread(_hash, hasher, fd, sent)
-        at = sent
+        hashed = sent
     except OSError:
-        hasher, at = digest.hasher(), 0
-    response = await source.open(at, None)
+        hasher, hashed = digest.hasher(), 0
+    response = await source.open(hashed, None)
     begins = begins_at(response) if response.status in (200, 206) else None
-    if begins == 0:
-        hasher, at = digest.hasher(), 0
-    if begins != at:
+    if begins not in (0, hashed):
         response.abandon()
         raise UpstreamFailed(f"upstream answered {response.status} when asked for the rest of {digest}")
-    await pass_whole(request, response, digest, hasher, at, sent)
+    await pass_whole(request, response, digest, hasher, hashed, sent)
 
 
 async def bring_part(request: Request, source: Source, start: int, stop: int | None) -> None:

@@ -1,7 +1,8 @@
 """The ping, `/v2/`: is this a registry, and what does it want to be asked with?
 
 Every client begins with it, and without a credential every client gets the same answer. So upstream is asked once in
-five minutes, and its challenges go to all clients as it wrote them: some read them with less than a parser.
+five minutes, and its challenges go to all clients as it wrote them: some read them with less than a parser. When it
+cannot be asked, its last answer is good for as long as an old tag is, `max_stale`.
 
 Where regcachd's own credential is shared, clients without one are not challenged, and upstream is not asked.
 """
@@ -9,6 +10,7 @@ Where regcachd's own credential is shared, clients without one are not challenge
 from attrs import define
 
 from .commons import STORED, Common, impersonal, is_anybodys, once
+from .evidence import ANONYMOUS
 from .http1 import UpstreamFailed
 from .registry import CachedRegistry
 from .relay import VIA, TooLarge, asking, capture
@@ -16,8 +18,6 @@ from .web import JSON, MOST_BODY, Request
 
 FRESH = 300.0
 """Seconds for which an answer is everybody's."""
-STALE = 30 * 24 * 3600.0
-"""Seconds for which it is still one when upstream cannot be asked."""
 
 _WELCOME = ((b"Content-Type", JSON), (b"Docker-Distribution-Api-Version", b"registry/2.0"), VIA)
 
@@ -56,6 +56,8 @@ class Pings:
             answer = await capture(response, MOST_BODY)
         except TooLarge as error:
             raise UpstreamFailed(f"{self._registry.settings.name} answers a ping with {error}") from error
+        self._registry.restraint.heard_elsewhere(ANONYMOUS, answer, answer.body)
         if answer.status not in (200, 401):
             return once(answer, now)
-        return Common(impersonal(answer), now, now + FRESH, now + STALE, STORED)
+        stale = self._registry.settings.tag_terms.max_stale
+        return Common(impersonal(answer), now, now + FRESH, now + max(FRESH, stale), STORED)

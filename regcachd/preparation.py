@@ -4,14 +4,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from OpenSSL import SSL
+
 from .admission import read_users
 from .authentication import Plugins, check_credentials
 from .config import Config
 from .evidence import kept_key
 from .inheritance import Secrets
+from .names import certified_names
 from .pki import CA, DIRECTORY, open_ca
 from .safekeeping import refuse_exposed
 from .store import Store
+from .trust import load
 
 PRIVATE = "private"
 """Where the daemon keeps its own small state, in the state directory: the rest of that may be root's (rootkey.py)."""
@@ -24,14 +28,18 @@ def utc_now() -> datetime:
 
 def open_configured_ca(config: Config) -> CA:
     """The CA, made if this is the first start. Raises PkiError."""
-    hosts = {authority.host for registry in config.registries.values() for authority in registry.intercepted}
     own = None if config.ca is None else (Path(config.ca.certificate), Path(config.ca.key))
-    return open_ca(Path(config.state) / DIRECTORY, hosts, utc_now(), own)
+    return open_ca(Path(config.state) / DIRECTORY, certified_names(config), utc_now(), own)
 
 
 def vet(config: Config) -> CA:
-    """See that the daemon can serve by this configuration. Raises PkiError, SecretsExposed and BadUsers."""
+    """See that the daemon can serve by this configuration, all of its workers included.
+
+    Raises PkiError, SecretsExposed, BadUsers and TrustUnusable.
+    """
     refuse_exposed(config)
+    for ca in {registry.ca for registry in config.registries.values() if registry.ca is not None}:
+        load(SSL.Context(SSL.TLS_METHOD), ca)
     if config.proxy_users is not None:
         read_users(config.proxy_users)
     return open_configured_ca(config)
@@ -46,7 +54,7 @@ def vet_again(clock: Any, config: Config, plugins: Plugins) -> CA:
 def prepare(config: Config) -> CA:
     """Once in the life of a daemon, before it serves: make what is not there yet, so that no two workers do.
 
-    Raises PkiError, StoreUnusable, SecretsExposed and BadUsers.
+    Raises what `vet` does, and StoreUnusable.
     """
     ca = vet(config)
     Store(Path(config.store.path)).prepare()

@@ -64,7 +64,7 @@ class Pushes:
 
     def _may_pass(self, request: Request) -> bool:
         settings = self._registry.settings
-        at_registry = request.channel.authority not in settings.token_hosts
+        at_registry = request.authority not in settings.token_hosts
         return settings.allow_push and at_registry and request.method in WRITING and _is_plain(request.path)
 
     async def _sent(self, request: Request) -> Response:
@@ -86,10 +86,10 @@ class Pushes:
         request.answer_error(405, "UNSUPPORTED", message, [(b"Allow", b"GET, HEAD"), VIA])
 
     def _headers(self, request: Request) -> RawHeaders:
-        """The client's. A registry without TLS is told that the client has some: it makes absolute Locations."""
-        headers = upward(request)
+        """The client's. A registry without TLS is told whether the client has some: it makes absolute Locations."""
+        headers, scheme = upward(request), _scheme(request).encode()
         if self._registry.settings.upstream.startswith("http://"):
-            return [*(h for h in headers if h[0].lower() != _PROTO), (b"X-Forwarded-Proto", b"https")]
+            return [*(h for h in headers if h[0].lower() != _PROTO), (b"X-Forwarded-Proto", scheme)]
         return headers
 
     def _way_back(self, request: Request, location: bytes) -> bytes:
@@ -97,11 +97,12 @@ class Pushes:
 
         containerd, for one, shows its credential to no other, and clients may be told to use no proxy for another.
         """
-        known_as, found = request.channel.authority, _ABSOLUTE.match(location)
+        known_as, found, scheme = request.authority, _ABSOLUTE.match(location), _scheme(request)
         home, _ = parse_url(self._registry.settings.upstream)
         if known_as is None or found is None or found[1].lower() != home.authority.encode():
             return location
-        return b"https://" + str(known_as).removesuffix(":443").encode() + location[found.end() :]
+        name = str(known_as).removesuffix(":443" if scheme == "https" else ":80")
+        return f"{scheme}://{name}".encode() + location[found.end() :]
 
     def _note(self, request: Request) -> None:
         """Forget what a write has changed, or may have: without an answer nobody knows."""
@@ -116,6 +117,10 @@ class Pushes:
                     index.unlink(registry.repository(name), target)
             case Blob(name, digest) if request.method == b"DELETE":
                 index.unlink(registry.repository(name), digest)
+
+
+def _scheme(request: Request) -> str:
+    return "https" if request.destination is None else request.destination.scheme
 
 
 def _is_plain(path: bytes) -> bool:

@@ -6,7 +6,8 @@ the repository; the others ask upstream themselves. In need it goes to those who
 the access rule's own question, and not a client's, which may be one that upstream never answers.
 """
 
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from attrs import define, field
 from twisted.logger import Logger
@@ -19,7 +20,7 @@ from .registry import CachedRegistry, Question
 from .relay import FORWARDED, HIT, IN_NEED, MISS, Answer, TooLarge, capture
 from .requester import Requester
 from .response import UpstreamFailed
-from .singleflight import SingleFlight
+from .singleflight import HURRY, SingleFlight
 from .web import Request
 
 log = Logger()
@@ -33,12 +34,16 @@ def key_prefix(repository: Repository) -> str:
     return f"referrers {repository}@"
 
 
+_Flight = tuple[bytes, str, Requester]
+_Ask = Callable[[], Coroutine[Any, Any, Answer]]
+
+
 @define(eq=False)
 class Referrers:
     """The referrers of one registry's manifests."""
 
     _registry: CachedRegistry
-    _flights: "SingleFlight[tuple[bytes, str, Requester], Answer]" = field(factory=SingleFlight)
+    _flights: "SingleFlight[_Flight, Answer]" = field(factory=SingleFlight)
 
     async def answer(self, request: Request, name: str, digest: Digest) -> None:
         """GET or HEAD of a list. Raises UpstreamFailed."""
@@ -59,8 +64,10 @@ class Referrers:
             ).addErrback(_still_away)
             return
         try:
-            answer = await self._flights.run(
-                flight, lambda: self._ask(method, key, me, repository, digest, target)
+            answer = await self._heard(
+                known if registry.was_proved(me, repository) else None,
+                flight,
+                lambda: self._ask(method, key, me, repository, digest, target),
             )
         except UpstreamFailed as error:
             if not await self._sent_in_need(request, me, repository, digest, known, str(error)):
@@ -68,8 +75,17 @@ class Referrers:
             return
         has_failed, why = answer.status == 429 or answer.status >= 500, f"it answered {answer.status}"
         if not (has_failed and await self._sent_in_need(request, me, repository, digest, known, why)):
-            is_kept = answer.status == 200 and method == b"GET"
+            is_for_me = (
+                method == b"GET" and answer.status in (200, 404) and registry.is_proved(me, repository)
+            )
+            is_kept = is_for_me and registry.shared.commons.known(key) is not None
             answer.send(request, MISS if is_kept else FORWARDED)
+
+    async def _heard(self, known: Common | None, flight: _Flight, ask: _Ask) -> Answer:
+        """What upstream says; where there is an old list it is not waited for long. Raises UpstreamFailed."""
+        if known is None:
+            return await self._flights.run(flight, ask)
+        return await self._flights.run_within(HURRY, self._registry.shared.clock, flight, ask)
 
     def _send(self, request: Request, known: Common, status: tuple[bytes, bytes]) -> None:
         age = max(0.0, self._registry.shared.now() - known.came)
@@ -118,12 +134,18 @@ class Referrers:
             raise UpstreamFailed(
                 f"the referrers of {repository}@{digest} are too large: {error} (limits.manifest_size)"
             ) from error
+        registry.restraint.heard_elsewhere(me.proof, answer, answer.body)
         terms = registry.settings.tag_terms
         life = terms.life(repository.name, f"{digest.algorithm}-{digest.hex}") or 0.0
-        is_list = (
-            method == b"GET" and answer.status == 200 and b"json" in (answer.header(b"content-type") or b"")
-        )
-        if is_list and len(target) <= LONGEST_TARGET and not answer.header(b"content-encoding"):
+        is_list = answer.status == 200 and b"json" in (answer.header(b"content-type") or b"")
+        # of those who may read the repository: to others there is none, whatever it has
+        is_none = answer.status == 404 and registry.is_proved(me, repository)
+        if (
+            method == b"GET"
+            and (is_list or is_none)
+            and len(target) <= LONGEST_TARGET
+            and not answer.header(b"content-encoding")
+        ):
             kept = Common(impersonal(answer), asked, asked + life, asked + max(life, terms.max_stale))
             shared.commons.keep(key, kept)
         return answer

@@ -6,6 +6,7 @@ whether what it asked for is stored or not.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import define, field, frozen
 from twisted.logger import Logger
@@ -19,18 +20,18 @@ from .disk import InThread
 from .evidence import Credential, Private, Proofs
 from .fills import Fills, Settings
 from .freshness import essence
-from .governor import Governor
 from .growing import Growing
 from .http1 import Response, UpstreamFailed
 from .index import Index
 from .patience import Patience
 from .recent import RecentManifests
 from .reference import Digest, Repository
-from .relay import Answer, TooLarge, asking, capture
-from .requester import Bare, Kind, Requester, anybody
+from .relay import Answer, asking, captured
+from .requester import Bare, Kind, Requester, Stranger, anybody
+from .restraint import Restraint
 from .session import CredentialRefused, Session
 from .silence import Silence
-from .singleflight import SingleFlight
+from .singleflight import HURRY, SingleFlight, TooSlow
 from .source import is_page
 from .store import Store
 from .trouble import Trouble
@@ -39,9 +40,6 @@ from .upstream import BadRedirect, Unreachable, Upstream
 from .web import Request
 
 log = Logger()
-
-MOST_ERROR = 64 * 1024
-"""Bytes of an error body of upstream that are passed on."""
 
 
 @frozen
@@ -59,6 +57,8 @@ class Shared:
     limits: Limits
     in_thread: InThread
     now: Callable[[], float]
+    clock: Any
+    """The reactor, for waiting."""
 
 
 class Lapsed(UpstreamFailed):
@@ -100,7 +100,7 @@ class CachedRegistry:
     shared: Shared
     upstream: Upstream
     _sessions: Sessions
-    governor: Governor = field(factory=Governor, init=False)
+    restraint: Restraint = field(init=False)
     served_stale: int = field(default=0, init=False)
     """How often something was served past its time because upstream failed."""
     _bare: Bare = field(init=False)
@@ -114,6 +114,8 @@ class CachedRegistry:
     )
 
     def __attrs_post_init__(self) -> None:
+        bulletin = self.shared.index.bulletin
+        self.restraint = Restraint(self.settings.name, bulletin, self.shared.now)
         self._bare = Bare(self.upstream)
         self._anybody = anybody(self.anonymous)
         described = f"{self.settings.name} {self._describe_auth()}"
@@ -154,12 +156,18 @@ class CachedRegistry:
         """The session that a client without a credential shares, if regcachd's own is shared."""
         return self.session if self.settings.share and request.header("authorization") is None else None
 
+    def stranger(self, request: Request) -> Stranger | None:
+        """The way for a mirror's client without a credential."""
+        is_one = request.is_mirrored and request.header("authorization") is None
+        return Stranger(self.anonymous, self._bare) if is_one else None
+
     def requester(self, request: Request) -> Requester:
         """The client, as the one who asks."""
         headers, authorization = asking(request), request.header("authorization")
-        session = self.session_for(request)
-        if session is not None:
+        if (session := self.session_for(request)) is not None:
             return Requester(Who.SHARED, self._shared_credential, headers, True, session)
+        if (stranger := self.stranger(request)) is not None:
+            return anybody(stranger, headers)
         standing = self.shared.anonymity.standing(authorization)
         if standing.is_anonymous:
             return Requester(Who.ANONYMOUS, standing.credential, headers, False, self._bare)
@@ -255,8 +263,8 @@ class CachedRegistry:
                     self._fail(evidence, question, said)
                     return decision.act, None
 
-    def is_proved(self, me: Requester, repository: Repository, *, away: bool = False) -> bool:
-        """May the requester read the repository, by what is known without asking? `away`: upstream cannot be asked."""
+    def is_proved(self, me: Requester, repository: Repository) -> bool:
+        """May the requester read the repository, by what is known without asking?"""
         proofs = self.shared.proofs
         evidence = Evidence(
             linked=True,
@@ -264,9 +272,12 @@ class CachedRegistry:
             claimed_at=proofs.proved_at(repository, me.proof),
             public_at=proofs.proved_at(repository, self._anybody.proof),
         )
-        heard = {Who.ANONYMOUS: Word.AWAY, me.who: Word.AWAY} if away else {}
-        decision = decide_access(evidence, self.settings.terms, heard, self.shared.now())
-        return decision.act in (Act.SERVE, Act.SERVE_STALE)
+        return decide_access(evidence, self.settings.terms, {}, self.shared.now()).act is Act.SERVE
+
+    def was_proved(self, me: Requester, repository: Repository) -> bool:
+        """Has the requester, or anybody, been seen to read the repository, however long ago?"""
+        proofs = self.shared.proofs
+        return any(proofs.proved_at(repository, each.proof) is not None for each in (me, self._anybody))
 
     def _evidence(self, me: Requester, question: Question) -> Evidence:
         proofs, repository = self.shared.proofs, question.repository
@@ -281,11 +292,15 @@ class CachedRegistry:
     def _fail(self, evidence: Evidence, question: Question, said: _Said) -> None:
         """Raise what there is to say; only those who have been let in before are told about that."""
         if evidence.claimed_at is not None and evidence.linked:
-            name, grace = self.settings.name, self.settings.terms.offline_grace
-            age = roughly(self.shared.now() - evidence.claimed_at)
+            name, terms, is_public = self.settings.name, self.settings.terms, evidence.claim is Who.ANONYMOUS
+            whom = "anybody" if is_public else "this client"
+            life, key = (
+                (terms.max_stale, "max_stale") if is_public else (terms.offline_grace, "offline_grace")
+            )
             raise Lapsed(
-                f"{said.failure or f'{name} fails'}; {name} last let this client read {question.repository.name} "
-                f"{age} ago, and that counts for {roughly(grace)} while it does not answer (offline_grace)",
+                f"{said.failure or f'{name} fails'}; {name} last let {whom} read {question.repository.name} "
+                f"{roughly(self.shared.now() - evidence.claimed_at)} ago, "
+                f"and that counts for {roughly(life)} while it does not answer ({key})",
                 503 if said.failure is None else said.failure.status,
             )
         if said.failure is not None:
@@ -295,7 +310,17 @@ class CachedRegistry:
 
     async def _probed(self, asker: Requester, question: Question) -> _Said:
         key = (question, asker.who, asker.credential)
-        return await self._probes.run(key, lambda: self._probe(asker.probing(question.media_type), question))
+        public_at = self.shared.proofs.proved_at(question.repository, self._anybody.proof)
+
+        async def probe() -> _Said:
+            return await self._probe(asker.probing(question.media_type), question)
+
+        if asker is not self._anybody or public_at is None:
+            return await self._probes.run(key, probe)
+        try:  # what was public is taken to be so while upstream hangs; what is somebody's own, it has to say itself
+            return await self._probes.run_within(HURRY, self.shared.clock, key, probe)
+        except TooSlow as error:
+            return _Said(Word.AWAY, error)
 
     async def _probe(self, asker: Requester, question: Question) -> _Said:
         """Ask upstream in somebody's name whether it gives what we have, and keep the answer."""
@@ -320,6 +345,7 @@ class CachedRegistry:
                 return _Said(Word.BUSY, error)  # that was the breaker, at a ping of ours
             self._silence.note(asker, repository, self.shared.now(), error)
             return _Said(Word.AWAY, error)
+        self.restraint.heard_elsewhere(asker.proof, response)
         word = word_of(response.status)
         linked = self.shared.index.linked(repository, digest)
         if word is Word.YES:
@@ -384,11 +410,3 @@ def _is_of_type(response: Response, media_type: str | None) -> bool:
     """Is a manifest what we take it for, as far as upstream says?"""
     named = response.header(b"content-type")
     return media_type is None or named is None or essence(named.decode("latin-1")) == essence(media_type)
-
-
-async def captured(response: Response) -> Answer:
-    """An error of upstream, with its body if that is small."""
-    try:
-        return await capture(response, MOST_ERROR)
-    except (TooLarge, UpstreamFailed):
-        return Answer(response.status, response.reason, response.headers, b"", response.length)

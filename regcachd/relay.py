@@ -95,6 +95,10 @@ class Answer:
             request.finish()
 
 
+MOST_ERROR = 64 * 1024
+"""Bytes of an error body of upstream that are passed on."""
+
+
 class TooLarge(RegcachdError):
     """A response that had to be kept whole is larger than its limit."""
 
@@ -135,6 +139,14 @@ async def capture(response: Response, limit: int) -> Answer:
     response.deliver(taker)
     body = await taker.done
     return Answer(response.status, response.reason, response.headers, body, response.length)
+
+
+async def captured(response: Response) -> Answer:
+    """An error of upstream, with its body if that is small."""
+    try:
+        return await capture(response, MOST_ERROR)
+    except (TooLarge, UpstreamFailed):
+        return Answer(response.status, response.reason, response.headers, b"", response.length)
 
 
 @implementer(IPushProducer)

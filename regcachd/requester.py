@@ -2,7 +2,8 @@
 
 A client asks with its own headers, which go on as they came; one without an Authorization asks with regcachd's own
 credential where that is shared. Whether a repository is public regcachd asks in nobody's name, with no
-credential but the tokens that anybody gets.
+credential but the tokens that anybody gets. In that way it asks for those, too, who take it for the registry (a
+mirror's clients) and show no credential.
 """
 
 from typing import Literal, Protocol
@@ -16,6 +17,7 @@ from .http1 import RawHeaders, Response
 from .interfaces import Scope
 from .reference import Digest, Repository
 from .relay import VIA
+from .session import CLIENTS_OWN, CredentialRefused, Session
 from .upstream import REDIRECTS, Upstream
 
 Kind = Literal["blobs", "manifests"]
@@ -58,6 +60,34 @@ class Bare:
     ) -> Response:
         """As `Upstream.request`."""
         return await self.upstream.request(method, target, headers, follow=follow, patient=patient)
+
+
+@frozen
+class Stranger:
+    """Asks as anybody does, for a client that cannot ask for a token itself as long as nothing is asked of it."""
+
+    _anonymous: Session
+    _bare: Bare
+
+    async def request(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: RawHeaders,
+        *,
+        scope: Scope,
+        follow: bool = False,
+        patient: bool = False,
+    ) -> Response:
+        """As `Upstream.request`. Where nobody gets a token without a credential, the answer is what says so to clients:
+        the registry's challenge, to which those that have one will answer."""
+        try:
+            return await self._anonymous.request(
+                method, target, headers, scope=scope, follow=follow, patient=patient
+            )
+        except CredentialRefused:
+            kept = [header for header in headers if header[0].lower() not in CLIENTS_OWN]
+            return await self._bare.request(method, target, kept, scope=scope, follow=follow, patient=patient)
 
 
 def _fixed(headers: RawHeaders) -> tuple[tuple[bytes, bytes], ...]:
@@ -142,8 +172,6 @@ class Requester:
         return response
 
 
-def anybody(way: Asks) -> Requester:
-    """Who asks whether something is public."""
-    return Requester(
-        Who.ANONYMOUS, Credential(b"anybody"), [(b"Accept-Encoding", b"identity"), VIA], True, way
-    )
+def anybody(way: Asks, headers: RawHeaders = ((b"Accept-Encoding", b"identity"), VIA)) -> Requester:
+    """Who asks whether something is public, or for a client that shows no credential, with what `headers` it has."""
+    return Requester(Who.ANONYMOUS, Credential(b"anybody"), headers, True, way)

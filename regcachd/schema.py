@@ -33,6 +33,7 @@ from regcachd.values import (
     one_of,
     optional,
     or_off,
+    own_name,
     realm_authority,
     realm_host,
     required,
@@ -226,7 +227,7 @@ def make_registry(
         allow_push=keys.allow_push,
         push_with_shared=keys.push_with_shared,
         timeout=keys.timeout,
-        terms=Terms(keys.access_ttl, keys.public_ttl, keys.offline_grace),
+        terms=Terms(keys.access_ttl, keys.public_ttl, keys.offline_grace, keys.max_stale),
         tag_terms=TagTerms(keys.tags, keys.revalidate_interval, keys.tag_ttl, keys.tag_rules, keys.max_stale),
         share=keys.share,
         connections=keys.connections,
@@ -255,12 +256,15 @@ class Config:
     host the first, unless the host is itself a registry.
 
     `workers` is None for as many as the machine has processors; `proxy_users` is where those are named who may use the
-    proxy, None for everybody.
+    proxy, None for everybody. `mirror_tls` is where mirrors are asked over TLS, under one of `mirror_names`: hosts in
+    lower case, and addresses without brackets.
     """
 
     listen: tuple[str, ...] = key(["dual:3128"], list_of(listener, empty=False))
     workers: int | None = key("auto", workers)
     state: str = key("/var/lib/regcachd", text)
+    mirror_tls: tuple[str, ...] = key([], list_of(listener))
+    mirror_names: tuple[str, ...] = key([], list_of(own_name))
     clients: tuple[Network, ...] = key(_NETWORKS, list_of(network, empty=False))
     admin: str = key("/run/regcachd/admin.sock", text)
     exposed_secrets: str = key("warn", one_of("warn", "refuse"))

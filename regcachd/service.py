@@ -12,7 +12,6 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from . import kernel_tls
-from .access import PUBLIC_FOR
 from .admission import CHECKERS, LOOK, ProxyUsers
 from .anonymity import Anonymity
 from .authentication import find_plugins
@@ -33,7 +32,7 @@ from .guard import Rule, never_ours
 from .htpasswd import BadUsers
 from .index import TICK, Index
 from .inheritance import FIRST_SOCKET, Inheritance
-from .listening import adopt, bind
+from .mirror_door import MirrorDoor, adopt_doors, bind_doors
 from .notify import ServiceManager
 from .pki import CA
 from .preparation import make_secrets, open_configured_ca, prepare
@@ -109,6 +108,7 @@ class RegcacheService(Service):
             limits=config.limits,
             in_thread=self._writers.run,
             now=now,
+            clock=reactor,
         )
         self._common = Common(reactor, shared, plugins, SingleFlight(), secrets.tickets, KERNEL_TLS.exists())
         self._upstreams: WeakSet[Upstream] = WeakSet()
@@ -207,7 +207,8 @@ class RegcacheService(Service):
         """Those that count nowhere any more."""
         now, terms = self._now(), [registry.terms for registry in self.config.registries.values()]
         life = max((max(each.access_ttl, each.offline_grace) for each in terms), default=0.0)
-        return self._writers.run(self._index.forget_proofs, now - life, ANONYMOUS, now - PUBLIC_FOR)
+        public = max((max(each.public_ttl, each.max_stale) for each in terms), default=0.0)
+        return self._writers.run(self._index.forget_proofs, now - life, ANONYMOUS, now - public)
 
     def _forget_tags(self) -> "Deferred[None]":
         """Entries that are of use nowhere any more."""
@@ -238,11 +239,12 @@ class RegcacheService(Service):
                 self._index.open(or_later=True)
             else:
                 self.care.begin()
+            doors = self.door, MirrorDoor(self.door)
             if self._inheritance is None:
-                ports = bind(self._reactor, self.config.listen, self.door)
+                ports = bind_doors(self._reactor, self.config, *doors)
             else:
                 sockets = range(FIRST_SOCKET, FIRST_SOCKET + self._inheritance.sockets)
-                ports = adopt(self._reactor, sockets, self.door)
+                ports = adopt_doors(self._reactor, self.config, sockets, *doors)
         except RegcachdError as error:
             raise SystemExit(f"regcachd does not start: {error}") from None
         self.attend(ports)

@@ -31,7 +31,7 @@ MEMORY = 300.0
 """Seconds a challenge is reused."""
 
 _PING = b"/v2/"
-_CLIENTS_OWN = frozenset((b"authorization", b"cookie"))
+CLIENTS_OWN = frozenset((b"authorization", b"cookie"))
 _DAEMONS_OWN = b"set-cookie"
 """What of an answer goes to no client: a cookie can stand for the credential (Harbor's does)."""
 
@@ -176,12 +176,14 @@ class Session:
             message = f"no access to {self.upstream.registry.name}: {error}"
             if isinstance(error, AuthFailed) and error.refused:
                 raise CredentialRefused(message) from None
+            if (outage := self.upstream.outage) is not None:
+                raise outage from None  # that is the larger news, and says since when
             raise UpstreamFailed(message) from None
 
 
 def _with(headers: RawHeaders, authorization: str | None) -> RawHeaders:
     """The daemon's own credential, or none, instead of a client's."""
-    kept = [h for h in headers if h[0].lower() not in _CLIENTS_OWN]
+    kept = [h for h in headers if h[0].lower() not in CLIENTS_OWN]
     return kept if authorization is None else [*kept, (b"Authorization", authorization.encode())]
 
 

@@ -7,11 +7,30 @@ Deferred of its own (two coroutines must never await one), so one that is cancel
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
+
+from .response import UpstreamFailed
+
+HURRY = 3.0
+"""Seconds that upstream is waited for by who has something older to give."""
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+
+class TooSlow(UpstreamFailed):
+    """There was no answer yet when it was waited for no longer."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"there was no answer within {seconds:g} s", status=504)
+
+
+def _too_slow(outcome: Any, seconds: float) -> Any:
+    """What a cancelled wait fails with."""
+    if isinstance(outcome, Failure) and outcome.check(CancelledError):
+        raise TooSlow(seconds)
+    return outcome
 
 
 class SingleFlight(Generic[K, T]):
@@ -19,6 +38,7 @@ class SingleFlight(Generic[K, T]):
 
     def __init__(self) -> None:
         self._waiting: dict[K, list[Deferred[T]]] = {}
+        self._began: dict[K, float] = {}
 
     def __contains__(self, key: K) -> bool:
         return key in self._waiting
@@ -36,7 +56,23 @@ class SingleFlight(Generic[K, T]):
             Deferred.fromCoroutine(work()).addBoth(self._landed, key)
         return waiter
 
+    def run_within(
+        self, seconds: float, clock: Any, key: K, work: Callable[[], Coroutine[Any, Any, T]]
+    ) -> "Deferred[T]":
+        """The same, for who has something else to do when that takes long.
+
+        Fails with TooSlow so many seconds after the first to hurry has joined; the flight goes on.
+        """
+        now = clock.seconds()
+        left = self._began.get(key, now) + seconds - now
+        waiter = self.run(key, work)
+        if key in self._waiting:
+            self._began.setdefault(key, now)
+            waiter.addTimeout(max(0.0, left), clock, lambda outcome, _: _too_slow(outcome, seconds))
+        return waiter
+
     def _landed(self, outcome: "T | Failure", key: K) -> None:
+        self._began.pop(key, None)
         for waiter in self._waiting.pop(key):
             if waiter.called:
                 continue  # cancelled by one that was told before it

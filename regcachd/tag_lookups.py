@@ -1,6 +1,7 @@
 """Looking tags up: one question to upstream for all who ask at once, in all workers, and what is kept of its answer."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
 
@@ -14,7 +15,7 @@ from .registry import CachedRegistry
 from .relay import Answer
 from .requester import Requester
 from .response import UpstreamFailed
-from .singleflight import SingleFlight
+from .singleflight import HURRY, SingleFlight
 from .upstream import Unreachable
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class Heard:
         return self.entry is not None or is_away
 
 
+_Key = tuple[bytes, Asked, Requester | None]
+
+
 @define(eq=False)
 class TagLookups:
     """The questions about one registry's tags that are under way."""
@@ -65,25 +69,37 @@ class TagLookups:
     _registry: CachedRegistry
     _store: ManifestStore
     _source: ManifestSource
-    _flights: "SingleFlight[tuple[bytes, Asked, Requester | None], Heard]" = field(factory=SingleFlight)
+    _flights: "SingleFlight[_Key, Heard]" = field(factory=SingleFlight)
 
     def life(self, asked: Asked) -> float | None:
         """For how many seconds upstream's word on this tag counts; None for never."""
         return self._registry.settings.tag_terms.life(asked.repository.name, str(asked.tag))
 
-    async def run(self, method: bytes, asked: Asked, me: Requester) -> Heard:
-        """What upstream says to somebody who asks just now, if that is what the tag names; or else to `me`. Raises
-        UpstreamFailed."""
-        heard = await self._flights.run((method, asked, None), lambda: self._tried(method, asked, me))
+    async def run(self, method: bytes, asked: Asked, me: Requester, *, hurried: bool = False) -> Heard:
+        """What upstream says to somebody who asks just now, if that is what the tag names; or else to `me`.
+
+        `hurried` is who has something else to serve: it does not wait long for an upstream that hangs. Raises
+        UpstreamFailed.
+        """
+        heard = await self._fly((method, asked, None), lambda: self._tried(method, asked, me), hurried)
         if heard.requester != me and not heard.is_for_all:
-            return await self.run_for(method, asked, me)
+            return await self.run_for(method, asked, me, hurried=hurried)
         if heard.failure is not None:
             raise heard.failure
         return heard
 
-    def run_for(self, method: bytes, asked: Asked, me: Requester) -> "Deferred[Heard]":
+    def run_for(
+        self, method: bytes, asked: Asked, me: Requester, *, hurried: bool = False
+    ) -> "Deferred[Heard]":
         """What upstream says to `me`, with an answer. Fails with UpstreamFailed."""
-        return self._flights.run((method, asked, me), lambda: self._ask(method, asked, me, None))
+        return self._fly((method, asked, me), lambda: self._ask(method, asked, me, None), hurried)
+
+    def _fly(
+        self, key: "_Key", work: "Callable[[], Coroutine[Any, Any, Heard]]", hurried: bool
+    ) -> "Deferred[Heard]":
+        if hurried:
+            return self._flights.run_within(HURRY, self._registry.shared.clock, key, work)
+        return self._flights.run(key, work)
 
     async def _tried(self, method: bytes, asked: Asked, me: Requester) -> Heard:
         try:

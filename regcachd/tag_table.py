@@ -79,6 +79,12 @@ class TagTable:
             ]
         )
 
+    def unname(self, repository: Repository, tag: Tag, accept: str) -> None:
+        """What was named only cannot be had: the entry is all there is."""
+        self._db.write(
+            f"DELETE FROM tags WHERE {_TAG} AND accept = ? AND named", (*_key(repository, tag), accept)
+        )
+
     def remove(self, repository: Repository, tag: Tag, accept: str) -> None:
         """Upstream has said that there is no such tag, to a client that accepts these media types."""
         self._db.write(f"DELETE FROM tags WHERE {_TAG} AND accept = ?", (*_key(repository, tag), accept))

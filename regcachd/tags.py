@@ -10,7 +10,8 @@ upstream says of a digest, nor what is asked of it for that, may tell him of it.
     else         GET
 
 When upstream is away, or says 429 or 5xx, or its limits are nearly used up (governor.py), an old entry serves up to
-the age of `max_stale`. Once it is known to be away nobody waits for it: it is asked in the background.
+the age of `max_stale`. Once it is known to be away nobody waits for it: it is asked in the background. For one that
+hangs nobody waits long who can have an old entry.
 """
 
 from attrs import define, field
@@ -52,7 +53,7 @@ class Tags:
         asked = Asked(repository, tag, accept_key(lines))
         me = registry.requester(request).accepting(accept_line(lines))
         entry = self._known(asked)
-        is_reader = any(registry.is_proved(me, repository, away=away) for away in (False, True))
+        is_reader = registry.was_proved(me, repository)
         use = use_of(entry, self._lookups.life(asked), now) if is_reader else TagUse.FETCH
         if use is TagUse.REVALIDATE and self._lookups.named(asked) is not None:
             use = TagUse.FETCH
@@ -113,7 +114,7 @@ class Tags:
         outage = self._registry.upstream.outage
         if outage is not None:
             return str(outage)
-        hold = self._registry.governor.hold(me.proof, method, self._registry.shared.now())
+        hold = self._registry.restraint.hold(me.proof, method)
         return None if hold is None else f"{self._registry.settings.name} has said 429"
 
     # -- answers
@@ -140,9 +141,10 @@ class Tags:
     async def _serve_spare(
         self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None, why: str
     ) -> bool:
-        """Serve what there is, since upstream has failed. Raises Lapsed."""
+        """Serve what there is, since upstream has failed, and let HEAD promise no more. Raises Lapsed."""
         if spare is None:
             return False
+        self._registry.shared.index.tags.unname(asked.repository, asked.tag, asked.accept)
         age = roughly(max(0.0, self._registry.shared.now() - spare.checked))
         log.warn(
             "upstream failed ({why}): {what} is served as it was {age} ago", why=why, what=str(asked), age=age
@@ -153,7 +155,7 @@ class Tags:
         self, asked: Asked, me: Requester, entry: TagEntry | None, error: UpstreamFailed
     ) -> UpstreamFailed:
         """The error; it says that there is something too old, to those who may know."""
-        if entry is None or not self._registry.is_proved(me, asked.repository, away=True):
+        if entry is None or not self._registry.was_proved(me, asked.repository):
             return error
         terms, past = self._registry.settings.tag_terms, self._registry.shared.now() - entry.checked
         if past < terms.max_stale:
@@ -176,7 +178,7 @@ class Tags:
             await self._spared(request, asked, me, spare) or self._send_named(request, asked, me, named)
         ):
             return None
-        heard = await self._lookups.run(b"HEAD", asked, me)
+        heard = await self._lookups.run(b"HEAD", asked, me, hurried=spare is not None)
         if heard.entry is not None and (
             await self._serve(request, asked, me, heard.entry, REVALIDATED)
             or await self._spared(request, asked, me, spare)
@@ -191,13 +193,18 @@ class Tags:
             return heard.answer
         if _tells_nothing(heard.answer):
             return await self._get(request, asked, me, TagUse.FETCH, spare)
-        heard.answer.send(request, FORWARDED)
+        if heard.entry is None or not not_modified(
+            request, heard.entry.digest, [*describe(heard.entry.digest), FORWARDED]
+        ):
+            heard.answer.send(request, FORWARDED)
         return None
 
     async def _spared(self, request: Request, asked: Asked, me: Requester, spare: TagEntry | None) -> bool:
-        """Serve what there is, where upstream is better not asked for another manifest. Raises Lapsed."""
-        now = self._registry.shared.now()
-        if spare is None or not self._registry.governor.spares(me.proof, b"GET", now):
+        """Serve what there is where fetching something newer would take one of the last pulls, or is refused.
+
+        HEAD does, too: a client that heard of the newer one would ask for that. Raises Lapsed.
+        """
+        if spare is None or not self._registry.restraint.spares(me.proof, b"GET"):
             return False
         log.info("few pulls are left, {what} is served as it was", what=str(asked))
         return await self._serve(request, asked, me, spare, IN_NEED)
@@ -217,14 +224,14 @@ class Tags:
     ) -> Answer | None:
         """Answer a GET by upstream's word. Returns an answer that is none. Raises UpstreamFailed."""
         if use is TagUse.REVALIDATE:
-            heard = await self._lookups.run(b"HEAD", asked, me)
+            heard = await self._lookups.run(b"HEAD", asked, me, hurried=spare is not None)
             if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
                 return None
             if heard.has_failed and spare is not None:
                 return heard.answer
         if await self._spared(request, asked, me, spare):
             return None
-        heard = await self._lookups.run(b"GET", asked, me)
+        heard = await self._lookups.run(b"GET", asked, me, hurried=spare is not None)
         if heard.requester != me or heard.answer is None:
             if heard.entry is not None and await self._serve(request, asked, me, heard.entry, REVALIDATED):
                 return None

@@ -17,6 +17,7 @@ from .challenge import parse_challenges
 from .commons import STORED, Common, impersonal, is_anybodys, once
 from .config import Registry
 from .connect import Authority, HeadError
+from .evidence import ANONYMOUS
 from .http1 import UpstreamFailed
 from .pings import Pings
 from .registry import CachedRegistry
@@ -88,6 +89,7 @@ class TokenEndpoints:
             raise UpstreamFailed(
                 f"{upstream.registry.name} sent a token that is too large: {error}"
             ) from error
+        self._registry.restraint.heard_elsewhere(ANONYMOUS, answer, answer.body)
         if answer.status == 200 and answer.header(b"content-encoding") is None:
             date = answer.header(b"date")
             grant = read_grant(answer.body, asked, None if date is None else date.decode("latin-1"))

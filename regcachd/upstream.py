@@ -26,7 +26,7 @@ from .parent import Parent
 from .passage import NotConnected, unauthorized
 from .pool import Pool
 from .response import RawHeaders, Response, UpstreamFailed
-from .trust import Trust
+from .trust import Roots, Trust
 from .units import roughly
 from .upload import Upload
 
@@ -63,12 +63,12 @@ class Unreachable(UpstreamFailed):
 class Upstream:
     """Requests to one registry and to the storage it redirects to."""
 
-    def __init__(self, reactor: Any, registry: Registry, limits: Limits) -> None:
+    def __init__(self, reactor: Any, registry: Registry, limits: Limits, roots: Roots | None = None) -> None:
         self._reactor = reactor
         self.registry = registry
         self._home, _ = parse_url(registry.upstream)
         self._dialer = Dialer(reactor, registry.parent, limits.connect_timeout)
-        self._trust = Trust(reactor, registry.ca, limits.connect_timeout)
+        self._trust = Trust(reactor, registry.ca, limits.connect_timeout, roots)
         self._pool = Pool(reactor)
         self._breakers: dict[Netloc, Breaker] = {}
 
@@ -161,11 +161,11 @@ class Upstream:
         admission = Admission.PASS if patient else breaker.admit(now)
         if admission is Admission.REFUSED:
             raise self._unreachable(netloc, breaker, now)
-        probe = admission is Admission.PROBE
-        if probe and isinstance(body, Upload):
-            breaker.gave_up()  # its client may take its time, and all others would wait for it
-            probe = False
         tells = rule is not None or not (isinstance(body, Upload) or method in _SLOW)
+        probe = admission is Admission.PROBE
+        if probe and not tells:
+            breaker.gave_up()  # it may take its time, and all others would wait for it
+            probe = False
         exchange = self._exchange(netloc, method, target, headers, body, rule)
         if not probe:
             return await self._heard(netloc, breaker, exchange, tells=tells)
@@ -195,6 +195,8 @@ class Upstream:
                 if breaker.failed(began, now, why, error.status, chance, probe=probe, lost=lost):
                     log.warn("{host} is unreachable: {why}", host=self._name(netloc), why=str(error))
                     self._pool.expire_all(netloc)
+                if probe:
+                    raise self._unreachable(netloc, breaker, now) from error
             elif probe:
                 breaker.gave_up()
             raise

@@ -248,11 +248,23 @@ def host_pattern(value: object) -> str:
     """A host without a port, or `*.` and the name that all hosts meant are below."""
     written = text(value)
     wildcard, name = ("*.", written[2:]) if written.startswith("*.") else ("", written)
+    return wildcard + _host(name, 'expected a host name, or "*.example.com" for every host below example.com')
+
+
+def own_name(value: object) -> str:
+    """What a host is called, or one of its IP addresses."""
+    written = text(value)
+    if written.count(":") > 1 and not written.startswith("["):
+        written = f"[{written}]"
+    return _host(written, "expected a host name in ASCII, or an IP address")
+
+
+def _host(written: str, expected: str) -> str:
     try:
         # Whatever port is assumed is the one that comes out, unless the text has a port of its own.
-        first, second = Authority.parse(name, 1), Authority.parse(name, 2)
+        first, second = Authority.parse(written, 1), Authority.parse(written, 2)
     except HeadError:
-        raise BadValue('expected a host name, or "*.example.com" for every host below example.com') from None
+        raise BadValue(expected) from None
     if first.port == second.port:
         raise BadValue("expected a host without a port: ports have a key of their own")
-    return wildcard + first.host
+    return first.host

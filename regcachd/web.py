@@ -15,9 +15,12 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http_headers import Headers
 
+from .connect import Authority
+from .destination import Destination, Whom
 from .errors import RegcachdError
 from .response import UpstreamFailed
 from .upload import Upload
+from .web_links import relinked
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -44,6 +47,8 @@ class Request(http.Request):
     upload: Upload | None = None
     """The body, of a request that is answered while it comes; then there is no `body`."""
     too_large = False
+    whom: Whom = None
+    """Whom it is for. Then `uri`, `path` and `query` are what that is asked for."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,10 +78,30 @@ class Request(http.Request):
         self.content.seek(0)
         self.process_if_spoken(version)
 
-    def named(self, command: bytes, path: bytes, version: bytes) -> None:
+    def named(self, command: bytes, target: bytes, version: bytes) -> None:
         """What the request line says."""
-        self.method, self.uri, self.clientproto = command, path, version
-        self.path, _, self.query = path.partition(b"?")
+        self.method, self.clientproto = command, version
+        self.address(None, target)
+
+    def address(self, whom: Whom, target: bytes) -> None:
+        """Make it one for what is at `target` there."""
+        self.whom, self.uri = whom, target
+        self.path, _, self.query = target.partition(b"?")
+
+    @property
+    def destination(self) -> Destination | None:
+        """The registry that it is for, if it is for one."""
+        return self.whom if isinstance(self.whom, Destination) else None
+
+    @property
+    def authority(self) -> Authority | None:
+        """What the client calls the registry's host, where it does."""
+        return self.whom.authority if isinstance(self.whom, Destination) else None
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Does the client take this daemon for the registry?"""
+        return isinstance(self.whom, Destination) and self.whom.is_mirrored
 
     def process_if_spoken(self, version: bytes) -> None:
         """Answer, if the request is in a version of HTTP that is spoken here."""
@@ -148,8 +173,10 @@ class Request(http.Request):
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> None:
         """Send the head. With `length` None the body is chunked, or ends with the connection for HTTP/1.0."""
         self.setResponseCode(status, self._reason or _REASONS.get(status))
-        add = self.responseHeaders.addRawHeader
+        add, destination = self.responseHeaders.addRawHeader, self.destination
         for name, value in headers:
+            if destination is not None and destination.is_mirrored and name.lower() == b"link":
+                value = relinked(value, self.uri, destination)
             add(name, value)
         if self.upload is not None and not self._will_be_read(self.upload):
             self.channel.persistent = False

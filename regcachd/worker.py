@@ -123,9 +123,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops us
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a parent that reloads hands down what is new
     faulthandler.enable()  # SIGABRT comes from a parent that believes us to hang: it logs where
-    with open(
-        PARENT, "rb", buffering=0, closefd=False
-    ) as pipe:  # a buffer would keep what comes after the line
+    # without a buffer, which would keep what comes after the line
+    with open(PARENT, "rb", buffering=0, closefd=False) as pipe:
         line = pipe.readline()
     if not line.endswith(b"\n"):
         return  # the parent is gone already

@@ -32,7 +32,8 @@ from .errors import RegcachdError
 from .greeting import greet, serving
 from .index import Index
 from .inheritance import FIRST_SOCKET, Inheritance
-from .listening import bind, withdraw
+from .listening import withdraw
+from .mirror_door import bind_doors
 from .notify import ServiceManager
 from .preparation import make_secrets, open_configured_ca, prepare
 from .pulse import Sign
@@ -123,7 +124,7 @@ class Workers(Service):
         """Bind, while there may still be privileges to bind low ports. Exits with a line that says why it cannot."""
         try:
             self.care.begin()
-            self.ports = bind(self._reactor, self.config.listen, _Nobody())
+            self.ports = bind_doors(self._reactor, self.config, _Nobody(), _Nobody())
         except RegcachdError as error:
             raise SystemExit(f"regcachd does not start: {error}") from None
         withdraw(self.ports)

@@ -29,7 +29,7 @@ reactor: Any = _reactor  # Twisted types the global reactor as a bare module
 
 TURNS = 10
 """Reactor turns that a connection closed by the test gets to finish closing."""
-GRACE = 0.25
+GRACE = 5.0
 """Seconds that sockets (never delayed calls) get beyond that, for TLS and the kernel on a busy machine."""
 STEP = 0.01
 """Seconds between looks during the grace."""

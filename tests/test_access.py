@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regcachd.access import (
-    PUBLIC_FOR,
     Act,
     Decision,
     Evidence,
@@ -18,7 +17,7 @@ from regcachd.access import (
     word_of,
 )
 
-TERMS = Terms(access_ttl=300.0, public_ttl=3600.0, offline_grace=86400.0)
+TERMS = Terms(access_ttl=300.0, public_ttl=3600.0, offline_grace=86400.0, max_stale=30 * 86400.0)
 NOW = 1_000_000.0
 
 CREDENTIALS = {
@@ -181,7 +180,7 @@ def test_that_nobody_is_answered_extends_no_clients_own_proof() -> None:
 
 
 def test_what_was_public_long_ago_is_not_served_while_upstream_is_away() -> None:
-    for age, act in ((PUBLIC_FOR - 1, Act.SERVE_STALE), (PUBLIC_FOR, Act.FAIL)):
+    for age, act in ((TERMS.max_stale - 1, Act.SERVE_STALE), (TERMS.max_stale, Act.FAIL)):
         evidence = Evidence(True, Who.ANONYMOUS, NOW - age, NOW - age)
         assert decide_access(evidence, TERMS, {Who.ANONYMOUS: Word.AWAY}, NOW).act is act
 
@@ -196,7 +195,7 @@ def test_a_proof_from_the_future_is_none(age: float) -> None:
 
 
 def test_with_all_times_0_upstream_is_asked_each_time_and_its_silence_is_a_no() -> None:
-    terms = Terms(0.0, 0.0, 0.0)
+    terms = Terms(0.0, 0.0, 0.0, 0.0)
     evidence = Evidence(True, Who.OWN, NOW, None)
     assert decide_access(evidence, terms, {}, NOW).act is Act.ASK
     assert decide_access(evidence, terms, dict.fromkeys(Who, Word.YES), NOW).act is Act.SERVE
@@ -227,7 +226,7 @@ def test_nothing_is_served_without_link_and_proof(
     elif act is Act.SERVE_STALE:
         assert evidence.linked
         assert heard[who] in (Word.AWAY, Word.BUSY)
-        life = PUBLIC_FOR if who is Who.ANONYMOUS else terms.offline_grace
+        life = terms.max_stale if who is Who.ANONYMOUS else terms.offline_grace
         assert proved_at is not None
         assert proved_at <= now
         assert now - proved_at < life

@@ -17,7 +17,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
-from regcachd.access import PUBLIC_FOR
 from regcachd.anonymity import Anonymity
 from regcachd.authentication import Sessions, find_plugins, kinds_of
 from regcachd.commons import Commons
@@ -112,6 +111,7 @@ class Asking:
 
     authorization: str | None
     method: bytes
+    is_mirrored = False
 
     @property
     def requestHeaders(self) -> Headers:
@@ -182,6 +182,7 @@ class Access(RuleBasedStateMachine):
             limits=Limits(),
             in_thread=nothing,
             now=self.now,
+            clock=clock,
         )
         sessions: Any = Sessions(Way(self.model, ANYBODY), Way(self.model, OWN))  # type: ignore[arg-type]
         self.registry = CachedRegistry(shared, upstream, sessions)
@@ -272,7 +273,7 @@ class Access(RuleBasedStateMachine):
         lives = {ANYBODY: PUBLIC_TTL, own: PUBLIC_TTL if own == ANYBODY else ACCESS_TTL}
         if is_stale:
             assert self.model.state != "up"
-            lives = {ANYBODY: PUBLIC_FOR}
+            lives = {ANYBODY: 30 * 86400.0}
             if own == OWN or (own != ANYBODY and self.model.state != "429"):
                 lives[own] = GRACE
         return any(

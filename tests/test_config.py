@@ -94,7 +94,7 @@ def test_a_known_registry_needs_no_more_than_its_name() -> None:
             insecure=False,
             allow_push=False,
             timeout=60.0,
-            terms=Terms(access_ttl=300.0, public_ttl=3600.0, offline_grace=86400.0),
+            terms=Terms(access_ttl=300.0, public_ttl=3600.0, offline_grace=86400.0, max_stale=30 * 86400.0),
             tag_terms=TagTerms(TagPolicy.REVALIDATE, 5.0, 3600.0, (), 30 * 86400.0),
             push_with_shared=False,
             share=False,
@@ -186,7 +186,7 @@ def test_every_key_is_read() -> None:
         insecure=True,
         allow_push=True,
         timeout=90.0,
-        terms=Terms(access_ttl=0.0, public_ttl=600.0, offline_grace=7200.0),
+        terms=Terms(access_ttl=0.0, public_ttl=600.0, offline_grace=7200.0, max_stale=0.0),
         tag_terms=TagTerms(
             TagPolicy.TTL,
             1.0,

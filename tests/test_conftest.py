@@ -6,7 +6,7 @@ import pytest
 
 pytest_plugins = "pytester"
 
-CONFTEST = Path(__file__).with_name("conftest.py").read_text()
+CONFTEST = Path(__file__).with_name("conftest.py").read_text() + "\nGRACE = 0.1\n"
 
 GOOD = """
     import pytest

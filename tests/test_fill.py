@@ -127,12 +127,13 @@ async def test_many_at_the_same_moment_are_one_request_upstream(tmp_path: Path) 
 async def test_a_fill_outlives_its_first_client(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         digest = world.registry.add_blob("team/app", DATA)
-        world.registry.fault(digest, Throttle(1_000_000))
+        world.registry.fault(digest, StallAfter(len(DATA) // 2))
         download = await Download(world, blob_path(digest)).begin()
         await download.read(1000)
         download.close()
         await until(lambda: world.service.door.connections == 0)
         assert world.stored() == []
+        world.registry.release()
         await until(lambda: world.stored() == [digest.hex])
         assert world.registry.requests.count() == 1
 
@@ -328,7 +329,7 @@ async def test_a_slow_reader_of_a_failed_fill_is_in_nobodys_way(tmp_path: Path) 
 async def test_below_the_mark_a_fill_that_nobody_reads_is_given_up(tmp_path: Path) -> None:
     async with running(tmp_path, tables=limits(fill_abandon="50%")) as world:
         digest = world.registry.add_blob("team/app", DATA)
-        world.registry.fault(digest, Throttle(200_000), times=1)
+        world.registry.fault(digest, StallAfter(100_000), times=1)
         readers = [await Download(world, blob_path(digest)).begin() for _ in range(2)]
         for reader in readers:
             await reader.read(1000)
@@ -345,13 +346,13 @@ async def test_below_the_mark_a_fill_that_nobody_reads_is_given_up(tmp_path: Pat
 async def test_above_the_mark_it_goes_on(tmp_path: Path) -> None:
     async with running(tmp_path, tables=limits(fill_abandon="50%")) as world:
         digest = world.registry.add_blob("team/app", DATA)
-        world.registry.fault(digest, StallAfter(300_000), Throttle(1_000_000))
+        world.registry.fault(digest, StallAfter(300_000))
         reader = await Download(world, blob_path(digest)).begin()
         await reader.read(300_000)
         reader.close()
-        world.registry.release()
         await until(lambda: world.service.door.connections == 0)
         assert world.stored() == []
+        world.registry.release()
         await until(lambda: world.stored() == [digest.hex])
 
 

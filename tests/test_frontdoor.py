@@ -21,7 +21,7 @@ from regcachd import frontdoor
 from regcachd.certificates import PkiError
 from regcachd.frontdoor import FrontDoor
 from regcachd.schema import Limits
-from regcachd.testing import FakeRegistry, Throttle
+from regcachd.testing import FakeRegistry, StallAfter
 from tests.wire import Hand, LogLines, Place, Talk, connect_through, dial, read_exactly, read_to_end, trusting
 from tests.world import NAME, World, raw, until
 
@@ -465,7 +465,7 @@ async def test_stopping_lets_responses_finish(start: Start) -> None:
     """A response that is under way ends whole; idle connections and listening end at once."""
     world = await start()
     path = blob_path(world)
-    world.registry.fault("/blobs/", Throttle(8_000_000))
+    world.registry.fault("/blobs/", StallAfter(1_000_000))
     idle = world.client()
     await idle.get("/v2/")
     running = Deferred.fromCoroutine(world.client().get(path))
@@ -475,6 +475,7 @@ async def test_stopping_lets_responses_finish(start: Start) -> None:
     await until(lambda: world.service.door.connections == 1)
     with pytest.raises(ConnectionRefusedError):
         await deferToThread(connect_through, port, f"{NAME}:443")
+    world.registry.release()
     assert (await running).body == LAYER
     await stopped
 

@@ -100,8 +100,8 @@ async def test_head(world: World) -> None:
         ("GET /../ca.crt", 404, "no such page"),
         ("POST /", 405, "only GET and HEAD here\n"),
         ("DELETE /ca.crt", 405, "only GET and HEAD here\n"),
-        ("GET http://example.org/", 403, "no plain-HTTP requests for other hosts"),
-        ("OPTIONS *", 403, ""),
+        ("GET http://example.org/", 403, "takes plain-HTTP requests for no other hosts"),
+        ("OPTIONS *", 400, "neither a path nor an address"),
     ],
 )
 async def test_other_requests(world: World, line: str, status: int, says: str) -> None:

@@ -228,6 +228,18 @@ async def test_the_rest_comes_from_an_upstream_without_ranges(tmp_path: Path, di
         assert (reply.body, reply.broken) == (DATA, False)
 
 
+async def test_right_bytes_do_not_make_wrong_ones_whole_that_came_before(tmp_path: Path, disk: Disk) -> None:
+    """Upstream sends again what the client has had from it, and differently."""
+    async with running(tmp_path) as world:
+        digest = add(world, IgnoreRange())
+        world.registry.fault(digest, WrongBytes(1000), times=1)
+        with logged():
+            (reply,) = await fail_in_the_middle(world, disk, digest)
+        assert reply.body[:1000] == DATA[:1000]
+        assert reply.body[1000] != DATA[1000]
+        assert reply.broken
+
+
 async def test_a_file_that_cannot_be_read_back_is_no_obstacle(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,3 +152,30 @@ async def test_nothing_that_is_for_one_client_is_kept(tmp_path: Path) -> None:
             assert "set-cookie" not in reply.headers
             assert reply.headers["x-odd"] == "kept"
             assert "date" in reply.headers
+
+
+async def test_an_upstream_that_hangs_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = Wall(monkeypatch)
+    monkeypatch.setattr("regcachd.commons.HURRY", 0.1)
+    async with running(tmp_path, FakeRegistry(reactor, auth="token")) as world:
+        first = await world.client().get("/v2/")
+        wall.time += 3600
+        world.registry.fault("/v2/", StallBeforeHeaders())
+        for _ in range(3):
+            reply = await world.client().get("/v2/")
+            assert (reply.status, reply.body) == (401, first.body)
+            assert reply.headers["cache-status"] == "regcachd; fwd=stale"
+        assert pings(world) == 2
+
+
+async def test_an_old_answer_is_given_for_max_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = Wall(monkeypatch)
+    async with running(tmp_path, FakeRegistry(reactor, auth="token"), settings='max_stale = "1h"') as world:
+        await world.client().get("/v2/")
+        world.registry.fault("/v2/", Status(500))
+        wall.time += 3599
+        assert (await world.client().get("/v2/")).status == 401
+        wall.time += 1
+        assert (await world.client().get("/v2/")).status == 500

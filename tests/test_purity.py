@@ -38,6 +38,10 @@ PURE = [
     "verdicts",
     "reload",
     "pulse",
+    "mirror",
+    "addressing",
+    "destination",
+    "web_links",
 ]
 """Those of the design; a module is tested from the moment it exists."""
 

@@ -116,6 +116,20 @@ async def test_when_it_is_back_the_probe_finds_it(
     assert upstream.unreachable_since is None
 
 
+async def test_a_probe_that_fails_says_since_when_too(
+    registry: FakeRegistry, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regcachd.breaker.FIRST_HOLD", 0.01)
+    await unplug(registry, upstream)
+    breaker = upstream._breakers[upstream._home]
+    since = breaker.since
+    await until(lambda: reactor.seconds() > breaker.until)
+    error = await failure(read(upstream))
+    assert isinstance(error, Unreachable)
+    assert error.since == since
+    assert re.match("registry.test has been unreachable for [0-9]+ s .* refused", str(error))
+
+
 async def test_while_one_probes_the_others_are_refused(
     registry: FakeRegistry, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

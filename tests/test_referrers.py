@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet import reactor as _reactor
 
-from regcachd.testing import FakeRegistry, Status
+from regcachd.testing import FakeRegistry, StallBeforeHeaders, Status
 from tests.test_registry import Wall
 from tests.through import basic, running, start, together
 from tests.world import Reply, World
@@ -144,3 +144,44 @@ async def test_lists_of_tags_and_repositories_pass_through(tmp_path: Path, path:
         for _ in range(2):
             assert (await world.client().get(path)).headers["cache-status"] == "regcachd; fwd=bypass"
         assert world.registry.requests.count("GET", path) == 2
+
+
+async def test_that_there_is_no_list_is_kept_for_those_who_may_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = Wall(monkeypatch)
+    registry = FakeRegistry(reactor, auth="basic", users={"alice": "a", "bob": "b"})
+    registry.private("team/app", {"alice"})
+    async with running(tmp_path, registry, settings='tag_ttl = "10m"\naccess_ttl = "1h"') as world:
+        path = signed(world)
+        hidden = registry.fault(lambda r: r.path == path and r.authorization == BOB, Status(404))
+        for _ in range(2):  # what is hidden from one is no answer for anybody
+            assert (await world.client().get(path, Authorization=BOB)).status == 404
+        assert count(await world.client().get(path, Authorization=ALICE)) == 1
+        registry.heal(hidden)
+        registry.fault("/referrers/", Status(404))
+        wall.time += 600
+        registry.requests.clear()
+        for _ in range(3):
+            assert (await world.client().get(path, Authorization=ALICE)).status == 404
+            wall.time += 200
+        assert registry.requests.count("GET", "/referrers/") == 1
+        assert (await world.client().get(path, Authorization=ALICE)).status == 404
+        assert registry.requests.count("GET", "/referrers/") == 2
+
+
+async def test_an_upstream_that_hangs_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = Wall(monkeypatch)
+    monkeypatch.setattr("regcachd.referrers.HURRY", 0.1)
+    async with running(tmp_path, settings='tag_ttl = "10m"') as world:
+        path = signed(world)
+        await world.client().get(path.replace("referrers", "manifests"))
+        await world.client().get(path)
+        wall.time += 700
+        world.registry.fault("/referrers/", StallBeforeHeaders())
+        for _ in range(2):
+            reply = await world.client().get(path)
+            assert (count(reply), reply.headers["cache-status"]) == (1, STALE)
+        assert world.registry.requests.count("GET", "/referrers/") == 2

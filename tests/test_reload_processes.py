@@ -131,6 +131,10 @@ def test_a_broken_configuration_is_refused_and_workers_to_come_have_the_old_one(
     for client in connect_to_each(daemon).values():
         client.close()
     rewrite(daemon, "workers = -2", "workers = 2")
+    rewrite(daemon, f'ca = "{upstream.authority}"', f'ca = "{tmp_path}/missing.pem"')
+    code, said = daemon.ctl("reload")
+    assert (code, "missing.pem: no certificates can be read from it" in said) == (3, True), said
+    rewrite(daemon, f'ca = "{tmp_path}/missing.pem"', f'ca = "{upstream.authority}"')
     assert daemon.ctl("reload") == (0, "changed: nothing\n")
 
 

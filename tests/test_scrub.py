@@ -4,6 +4,7 @@ import ctypes
 import errno
 import mmap
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from twisted.internet.defer import Deferred
 
 from regcachd import examine
 from regcachd.index import ScrubRecord
+from regcachd.partial import Partial
 from regcachd.reference import Digest
 from regcachd.scrub import Pass, Scrub, scrub
 from regcachd.store import Store
-from regcachd.testing import FakeRegistry
+from regcachd.testing import StallAfter
 from tests.stores import NOW, Shop, at_once, finish
-from tests.world import World, reactor, until
+from tests.through import Download, blob_path, logged, running, start, together
+from tests.world import World, until
 
 DAY = 86400.0
 MIB = 1024 * 1024
@@ -151,6 +154,7 @@ def test_a_blob_that_was_replaced_meanwhile_stays(shop: Shop) -> None:
     shop.store.remove(digest)
     shop.store.put(digest, data)
     examine.remove_rotten(shop.store, shop.index, digest, opened.fd, "it is rotten")
+    assert os.fstat(opened.fd).st_size == 0  # whoever reads the rotten one gets no further
     opened.close()
     shop.check()
     assert len(shop.files()) == 1
@@ -296,25 +300,94 @@ def test_a_store_that_goes_away_ends_the_pass_only(shop: Shop) -> None:
     assert keeper.passes == 1
 
 
-async def test_rot_is_fetched_again(tmp_path: Path) -> None:
-    """The client that asks after the scrub gets the right bytes, from upstream, and the next one from the store."""
-    here = await World(tmp_path, FakeRegistry(reactor)).start()
-    data = os.urandom(100_000)
-    digest = here.registry.add_blob("team/app", data)
-    client = here.client()
-    await client.get(f"/v2/team/app/blobs/{digest}")
-    await until(lambda: here.service._index.totals() == (1, len(data)))
-    path = tmp_path / "store/blobs/sha256" / digest.hex[:2] / digest.hex
+def rot(world: World, digest: Digest) -> None:
+    """Change the last byte of a stored blob behind everybody's back, as a disk does."""
+    path = world.directory / "store/blobs/sha256" / digest.hex[:2] / digest.hex
+    data = path.read_bytes()
     path.chmod(0o640)
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    scrub = here.care.scrub
+    with path.open("r+b") as file:
+        file.seek(len(data) - 1)
+        file.write(bytes([data[-1] ^ 1]))
+
+
+async def scrubbed(world: World) -> None:
+    """A pass has found the one blob rotten, and nothing is stored any more."""
+    scrub = world.care.scrub
     await scrub.hurry()
     await until(lambda: scrub.current is None)
     assert scrub.rotten == 1
-    assert here.stored() == []
-    reply = await client.get(f"/v2/team/app/blobs/{digest}")
-    assert reply.body == data
-    await until(lambda: here.service._index.totals() == (1, len(data)))
-    reply = await client.get(f"/v2/team/app/blobs/{digest}")
-    assert "hit" in reply.headers["cache-status"]
-    await here.stop()
+    assert world.stored() == []
+
+
+async def test_rot_is_fetched_again(tmp_path: Path) -> None:
+    """The client that asks after the scrub gets the right bytes, from upstream, and the next one from the store."""
+    async with running(tmp_path) as here:
+        data = os.urandom(100_000)
+        digest = here.registry.add_blob("team/app", data)
+        client = here.client()
+        await client.get(blob_path(digest))
+        await until(lambda: here.service._index.totals() == (1, len(data)))
+        rot(here, digest)
+        await scrubbed(here)
+        assert (await client.get(blob_path(digest))).body == data
+        await until(lambda: here.service._index.totals() == (1, len(data)))
+        reply = await client.get(blob_path(digest))
+        assert "hit" in reply.headers["cache-status"]
+
+
+async def test_rot_is_not_read_from_the_fill_that_brought_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fill holds its file open until a disk thread has the time to close it, and so do the workers that follow
+    it."""
+    gate, close = threading.Event(), Partial.close
+
+    def slow(partial: Partial) -> None:
+        gate.wait(60)
+        close(partial)
+
+    async with running(tmp_path) as here:
+        data = os.urandom(400_000)
+        digest = here.registry.add_blob("team/app", data)
+        here.registry.fault(digest, StallAfter(200_000), times=1)
+        monkeypatch.setattr(Partial, "close", slow)
+        other = here.second()
+        try:
+            first = start(here.client(), blob_path(digest))
+            await here.registry.until(lambda r: len(r.stalls) == 1)
+            second = start(other.client(), blob_path(digest))
+            await until(lambda: (f := other.service.fills.get(digest)) is not None and f.readers == 1)
+            here.registry.release()
+            assert [reply.body for reply in await together(first, second)] == [data] * 2
+            await until(lambda: here.service._index.totals() == (1, len(data)))
+            rot(here, digest)
+            await scrubbed(here)
+            assert [world.service.fills.get(digest) for world in (here, other)] == [None, None]
+            assert (await other.client().get(blob_path(digest))).body == data
+            await until(lambda: here.stored() == [digest.hex])
+            rot(here, digest)
+            here.care.scrub.rotten = 0
+            await scrubbed(here)
+            again = start(here.client(), blob_path(digest))
+            gate.set()
+            assert (await again).body == data
+        finally:
+            gate.set()
+            await other.stop()
+
+
+async def test_who_is_reading_rot_does_not_come_to_its_end(tmp_path: Path) -> None:
+    """The file has gone from the store, but they have it open: their responses are cut."""
+    async with running(tmp_path) as here:
+        digest = here.registry.add_blob("team/app", os.urandom(16 * MIB))
+        filled = await Download(here, blob_path(digest), buffer=65536).begin()
+        await until(lambda: here.stored() == [digest.hex] and here.partials() == [])
+        stored = await Download(here, blob_path(digest), buffer=65536).begin()
+        rot(here, digest)
+        with logged() as lines:
+            await scrubbed(here)
+            for download in (filled, stored):
+                await download.rest()
+                assert not download.whole
+        assert len([line for line in lines if "shorter" in line]) == 2
+        assert "hit" in stored.header("cache-status")[0]

@@ -392,6 +392,16 @@ async def test_no_upstream_is_a_failure_to_ask(here: Here) -> None:
     assert "cannot be reached" in str(error)
 
 
+async def test_that_the_registry_is_away_is_larger_news_than_that_no_token_is_to_be_had(here: Here) -> None:
+    await here.start()
+    session = here.own()
+    await get(session)
+    await here.registry.stop()
+    assert "cannot be reached" in str(await failure(get(session)))
+    error = await failure(get(session, PUBLIC))  # which takes another token
+    assert str(error).startswith("registry.test has been unreachable for ")
+
+
 async def test_connections_are_kept_over_all_of_this(here: Here) -> None:
     registry = await here.start()
     session = here.own()

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from regcachd.errors import RegcachdError
-from regcachd.singleflight import SingleFlight
+from regcachd.singleflight import SingleFlight, TooSlow
 
 
 class Work:
@@ -127,3 +128,41 @@ def test_a_waiter_that_asks_again_when_it_is_told_starts_a_new_flight(
     assert found == ["done"]
     assert again.begun == 1
     again.gate.callback("again")
+
+
+def test_who_hurries_leaves_a_flight_that_goes_on(flights: SingleFlight[str, Any]) -> None:
+    work, clock = Work(), Clock()
+    patient = flights.run("a", work)
+    hurried = outcomes(flights.run_within(3, clock, "a", work))
+    clock.advance(2)
+    later = outcomes(flights.run_within(3, clock, "a", work))
+    found = outcomes(patient)
+    clock.advance(1)
+    assert [type(each) for each in hurried + later] == [
+        TooSlow,
+        TooSlow,
+    ]  # neither waits longer than the first
+    at_once = outcomes(flights.run_within(3, clock, "a", work))
+    clock.advance(0)
+    assert [type(each) for each in at_once] == [TooSlow]
+    work.gate.callback("done")
+    assert (found, work.begun) == (["done"], 1)
+
+
+def test_who_hurries_gets_what_comes_in_time(flights: SingleFlight[str, Any]) -> None:
+    for _ in range(2):
+        work, clock = Work(), Clock()
+        found = outcomes(*[flights.run_within(3, clock, "a", work) for _ in range(2)])
+        clock.advance(2)
+        work.gate.callback("done")
+        assert found == ["done"] * 2
+        assert not clock.getDelayedCalls()
+
+
+def test_who_hurries_may_find_it_done(flights: SingleFlight[str, Any]) -> None:
+    async def at_once() -> str:
+        return "now"
+
+    clock = Clock()
+    assert outcomes(flights.run_within(3, clock, "a", at_once)) == ["now"]
+    assert not clock.getDelayedCalls()

@@ -1,6 +1,9 @@
 """A storm: all nodes of a cluster pull one new image at once, and upstream is asked for each part of it once."""
 
+import http.client
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +15,8 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from bench.nodes import LANES, Front, Node, pull_together, trusting
+from bench.nodes import LANES, Node, pull_together, trusting
+from bench.wire import Front
 from regcachd.testing import OCI_INDEX, OCI_MANIFEST, FakeRegistry, StallAfter, StallBeforeHeaders
 from regcachd.testing.access import SERVICE
 from tests.test_registry import Wall
@@ -136,6 +140,37 @@ async def test_all_who_come_while_upstream_thinks_are_one_question(
         await pulled
         assert all_well(nodes)
         assert storm.asked() == storm.parts
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("path", ["/v2/", f"/token?service={SERVICE}&scope=repository:{REPOSITORY}:pull"])
+async def test_who_asked_first_may_leave_before_the_answer(tmp_path: Path, workers: int, path: str) -> None:
+    """The question is for those who come after it, too."""
+    async with cluster(tmp_path, workers) as storm:
+        await storm.workers[0].client().get("/v2/")  # which tells where tokens are
+        storm.registry.requests.clear()
+        wait = {request: 1 for request in storm.parts if request != "GET /v2/"}
+        if path == "/v2/":
+            wait = storm.parts
+            storm.workers[0].service._commons.forget_all("ping ")
+        storm.registry.fault(path.partition("?")[0], StallBeforeHeaders())
+        first = storm.workers[0].client()
+        asked = start(first, path)
+        asked.addErrback(lambda failure: failure.trap(OSError, http.client.HTTPException))
+        await storm.registry.until(lambda registry: bool(registry.stalls))
+        assert first._connection is not None
+        with socket.socket(fileno=os.dup(first._connection.sock.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)  # below TLS, which another thread is reading
+        await asked
+        await until(lambda: not storm.busy())
+        nodes = storm.nodes(FEW)
+        pulled = pull(nodes)
+        await until(lambda: storm.busy() == FEW)
+        storm.registry.heal()
+        storm.registry.release()
+        await pulled
+        assert all_well(nodes)
+        assert storm.asked() == wait
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -322,6 +322,60 @@ async def test_when_upstream_fails_a_tag_is_what_it_was(
         world.registry.release()
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_an_upstream_that_hangs_is_not_waited_for_long_and_asked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Who has nothing else to get waits for `timeout`; here that is never over."""
+    wall = Wall(monkeypatch)
+    monkeypatch.setattr("regcachd.tag_lookups.HURRY", 0.1)
+    async with running(tmp_path) as world:
+        image = add(world)
+        await world.client().get(TAG)
+        moved = add(world, b"moved")
+        wall.time += 100
+        lines(world)
+        stall = world.registry.fault(TAG, StallBeforeHeaders())
+        with logged() as told:
+            replies = await together(*(start(world.client(), TAG, method) for _ in range(5)))
+            replies.append(await world.client().do(method, TAG))
+        assert {reply.headers["docker-content-digest"] for reply in replies} == {str(image.manifest)}
+        assert {status(reply) for reply in replies} == {STALE}
+        assert any("there was no answer within 0.1 s" in line for line in told)
+        assert lines(world) == [f"HEAD {TAG}"]
+        world.registry.heal(stall)
+        world.registry.release()
+        await until(
+            lambda: (
+                not world.service.edition.registries[
+                    NAME
+                ].endpoints._manifests._tags._lookups._flights._waiting
+            )
+        )
+        assert (await world.client().get(TAG)).body == moved.data
+        assert lines(world) == [f"GET {TAG}"]  # the answer to the first question has counted
+
+
+async def test_what_was_public_is_not_held_back_by_an_upstream_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it still is, is asked on; who has lost a right of his own keeps nothing by a slow answer."""
+    wall = Wall(monkeypatch)
+    monkeypatch.setattr("regcachd.registry.HURRY", 0.1)
+    async with running(tmp_path) as world:
+        image = add(world)
+        path = f"/v2/team/app/manifests/{image.manifest}"
+        assert (await world.client().get(path)).body == image.data
+        wall.time += 7200
+        world.registry.fault("/v2/", StallBeforeHeaders())
+        reply = await world.client().get(path)
+        assert (reply.body, status(reply)) == (image.data, "regcachd; hit; detail=offline")
+        world.registry.heal()
+        world.registry.release()
+        await until(lambda: not world.service.edition.registries[NAME].endpoints._registry._probes._waiting)
+        assert status(await world.client().get(path)) == HIT
+
+
 async def test_the_refused_connection_is_noticed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,11 +551,14 @@ async def test_who_has_no_pulls_left_gets_what_was_and_asks_no_more(
         wall.time += 10
         assert status(await world.client().get(TAG)) == STALE
         assert lines(world) == [f"HEAD {TAG}"]  # which is free
+        for _ in range(2):
+            head = await world.client().do("HEAD", TAG)
+            assert (head.headers["docker-content-digest"], status(head)) == (str(image.manifest), STALE)
         reply = await world.client().get("/v2/team/app/manifests/other")
         assert (reply.status, reply.headers["retry-after"]) == (429, "50")
         assert b"TOOMANYREQUESTS" in reply.body
         assert lines(world) == []
-        governor = world.service.edition.registries["registry.test"].endpoints._registry.governor
+        governor = world.service.edition.registries["registry.test"].endpoints._registry.restraint.governor
         assert governor.limited[Kind.PULLS] == 1
         world.registry.heal(rule)
         wall.time += 50
@@ -523,6 +580,34 @@ async def test_who_asks_too_fast_is_kept_back_with_everything(
                 reply = await world.client().do(method, TAG)
                 assert (status(reply), reply.headers["content-length"]) == (STALE, str(len(image.data)))
         assert lines(world) == [f"HEAD {TAG}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        ("/v2/", "GET"),
+        ("/v2/team/app/blobs/sha256:" + "0" * 64, "GET"),
+        ("/v2/team/app/blobs/sha256:" + "0" * 64, "HEAD"),
+    ],
+)
+async def test_limits_are_heard_in_all_answers_and_by_all_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, method: str
+) -> None:
+    wall = Wall(monkeypatch)
+    async with running(tmp_path) as world:
+        add(world)
+        await world.client().get(TAG)
+        wall.time += 10
+        second = world.second()
+        try:
+            world.registry.fault(path, Status(429, {"Retry-After": "60"}, b"slow down"), times=1)
+            assert (await world.client().do(method, path)).status == 429
+            lines(world)
+            for worker in (world, second):
+                assert status(await worker.client().get(TAG)) == STALE
+            assert lines(world) == []
+        finally:
+            await second.stop()
 
 
 async def test_the_last_pulls_are_for_what_is_not_here(

@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from attrs import evolve
 from twisted.internet import reactor as _reactor
+from twisted.internet import tcp
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
@@ -724,7 +725,7 @@ async def test_closing_ends_connections_that_have_not_come_about(here: Surroundi
         fillers.append(filler)
     upstream = here.upstream(f"http://127.0.0.1:{full.getsockname()[1]}")
     asked = Deferred.fromCoroutine(read(upstream))
-    await settle()
+    await until(lambda: any(isinstance(each, tcp.BaseClient) for each in reactor.getWriters()))
     upstream.close()
     assert (await failure(asked)).status == 503
     for each in (full, *fillers):

@@ -138,7 +138,7 @@ def owner(daemon: Daemon, client: socket.socket) -> int:
 
 def connect(daemon: Daemon) -> tuple[int, socket.socket]:
     """A connection that has been accepted, and by whom."""
-    client = socket.create_connection(("127.0.0.1", daemon.port), timeout=20)
+    client = socket.create_connection(("127.0.0.1", daemon.port), timeout=60)
     client.sendall(f"CONNECT {REGISTRY} HTTP/1.1\r\n\r\n".encode())
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
@@ -152,7 +152,7 @@ def connect_to_each(daemon: Daemon) -> dict[int, socket.socket]:
     found: dict[int, socket.socket] = {}
     spare = []
     wanted = set(workers_of(daemon))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while set(found) != wanted:
         assert time.monotonic() < deadline, "one worker accepts nothing"
         pid, client = connect(daemon)
@@ -293,7 +293,7 @@ def test_workers_do_not_outlive_a_killed_parent(start: Start) -> None:
     clients = connect_to_each(daemon)
     daemon.server.process.kill()
     daemon.server.process.wait()
-    wait_until(lambda: all(map(gone, pids)), "the workers to end", seconds=5)
+    wait_until(lambda: all(map(gone, pids)), "the workers to end")
     for client in clients.values():
         client.close()
     with socket.socket() as next_one:
@@ -328,7 +328,7 @@ def test_stop_lets_responses_finish(start: Start, upstream: Upstream) -> None:
 
 def accepts(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
     except ConnectionError:
         return False
     return True

@@ -29,7 +29,7 @@ from tests.world import NAME, Reply
 
 reactor: Any = _reactor
 
-TIMEOUT = 20
+TIMEOUT = 60.0
 """Seconds after which a blocking client gives up: the test has failed by then."""
 
 

@@ -51,6 +51,11 @@ def skopeo_copy(daemon: Daemon, image: Image, directory: Path, user: User | None
     trust = {"SSL_CERT_FILE": str(daemon.authority), "SSL_CERT_DIR": str(daemon.authority.parent)}
     trusting = environment(directory / "home", HTTPS_PROXY=daemon.url, **trust)
     run(trusting, "skopeo", "copy", "--quiet", *credentials, _name(image), f"dir:{target}")
+    image_of_directory(target, image)
+
+
+def image_of_directory(target: Path, image: Image) -> None:
+    """Is what skopeo has written there the image? ProgramError if not."""
     expected = {blob.hex for blob in image.blobs}
     found = {_sha256(file) for file in target.iterdir() if file.name not in ("manifest.json", "version")}
     if found != expected or _sha256(target / "manifest.json") != image.manifest.hex:
@@ -62,7 +67,7 @@ def podman_pull(daemon: Daemon, image: Image, directory: Path, user: User | None
     `podman pull` into a storage of its own; podman checks the layers, the image's digest is checked here.
     """
     environ = environment(directory / "home", HTTPS_PROXY=daemon.url)
-    podman = ["podman", *_storage(directory), "--cgroup-manager", "cgroupfs", "--runtime", "runc"]
+    podman = ["podman", *storage_of(directory), "--cgroup-manager", "cgroupfs", "--runtime", "runc"]
     try:
         run(environ, *podman, "pull", "--quiet", *_trust(daemon), *_credentials(user), _name(image))
         found = json.loads(run(environ, *podman, "images", "--format", "json"))[0]["Digest"]
@@ -78,7 +83,7 @@ def buildah_pull(daemon: Daemon, image: Image, directory: Path, user: User | Non
     here.
     """
     environ = environment(directory / "home", HTTPS_PROXY=daemon.url)
-    buildah = ["buildah", *_storage(directory)]
+    buildah = ["buildah", *storage_of(directory)]
     run(environ, *buildah, "pull", "--quiet", *_trust(daemon), *_credentials(user), _name(image))
     found = json.loads(run(environ, *buildah, "images", "--json"))[0]["digest"]
     if found != image.manifest.digest:
@@ -95,7 +100,7 @@ def skopeo_push(daemon: Daemon, image: Image, directory: Path, user: User | None
 def podman_push(daemon: Daemon, image: Image, directory: Path, user: User | None = None) -> None:
     """`podman push` of the image from a storage of its own, into which it is loaded first."""
     environ = environment(directory / "home", HTTPS_PROXY=daemon.url)
-    podman = ["podman", *_storage(directory), "--cgroup-manager", "cgroupfs", "--runtime", "runc"]
+    podman = ["podman", *storage_of(directory), "--cgroup-manager", "cgroupfs", "--runtime", "runc"]
     try:
         loaded = run(environ, *podman, "pull", "--quiet", _layout(image)).strip()
         run(environ, *podman, "push", "--quiet", *_trust(daemon), *_credentials(user), loaded, _name(image))
@@ -164,7 +169,7 @@ def _name(image: Image) -> str:
     return f"docker://{REGISTRY}/{image.reference}"
 
 
-def _storage(directory: Path) -> list[str | Path]:
+def storage_of(directory: Path) -> list[str | Path]:
     """Options of podman and buildah: keep all in `directory`, unpacked as plain files (no mounts needed)."""
     return ["--root", directory / "root", "--runroot", directory / "runroot", "--storage-driver", "vfs"]
 

@@ -23,6 +23,8 @@ NEEDED = (
     "podman",
     "buildah",
     "runc",
+    "containerd",
+    "ctr",
     "curl",
     "openssl",
     "htpasswd",

@@ -24,14 +24,13 @@ from tests.e2e.throttle import SlowLine
 pytestmark = pytest.mark.e2e
 
 CLIENTS = 32
-TRIES = 3
-"""A machine that has other work may need another one, with an empty store; what is right has to be right in each."""
-RATE = 12e6
+RATES = (12e6, 6e6, 3e6)
 """
 Bytes per second of the line to the registry.
 
 One download takes 17 s, so that the machine's noise is small beside it, and so that two cores have time to
-spare for 6.4 GB of encryption, decryption and hashing.
+spare for 6.4 GB of encryption, decryption and hashing. Where they have none, because of other work, a slower line
+is tried, with an empty store; what is right has to be right at each.
 """
 
 
@@ -63,6 +62,8 @@ def download(connections: Sequence[http.client.HTTPSConnection], path: str) -> l
     with contextlib.ExitStack() as cleanup, selectors.DefaultSelector() as selector:
         for connection in connections:
             cleanup.callback(connection.close)
+            connection.connect()
+        for connection in connections:
             connection.request("GET", path)
         downloads = []
         for connection in connections:
@@ -88,15 +89,15 @@ def test_many_clients_cost_upstream_one_download(
     """32 clients of an uncached blob are all served by one download, as it comes and as fast as it comes."""
     blob = image.largest
     path = f"/v2/{image.repository}/blobs/{blob.digest}"
-    for left in reversed(range(TRIES)):
-        with SlowLine(registry.port, RATE).running() as line:
+    for rate in RATES:
+        with SlowLine(registry.port, rate).running() as line:
             started = time.monotonic()
             [alone] = download([registry.connect(line.port)], path)
             assert alone.finished is not None
             alone_took = alone.finished - started
         assert alone.sha256.hexdigest() == blob.hex
 
-        with SlowLine(registry.port, RATE).running() as line:
+        with SlowLine(registry.port, rate).running() as line:
             daemon = start_daemon(registry, f"https://localhost:{line.port}")
             before = registry.requests()
             started = time.monotonic()
@@ -110,7 +111,7 @@ def test_many_clients_cost_upstream_one_download(
         assert upstream_first_byte is not None
         waited = max(each.first_byte or 0.0 for each in downloads) - upstream_first_byte
         took = max(each.finished or 0.0 for each in downloads) - started
-        if not left or (waited < 1.0 and took / alone_took < 1.2):
+        if rate == RATES[-1] or (waited < 1.0 and took / alone_took < 1.2):
             break
         daemon.stop()
         shutil.rmtree(room / "regcachd")

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from attrs import define, evolve, frozen
 
+from tests.e2e import mirrors
 from tests.e2e.certificates import NAMES, ServerCertificate
-from tests.e2e.clients import Client, ask, buildah_pull, podman_pull, skopeo_copy
+from tests.e2e.clients import Client, User, ask, buildah_pull, podman_pull, skopeo_copy
 from tests.e2e.docker_registry import DockerRegistry
 from tests.e2e.images import MIB, Image, make_image
 from tests.e2e.programs import ProgramError, wait_until
@@ -47,13 +48,26 @@ StartDaemon = Callable[..., Daemon]
 
 @frozen
 class Way:
-    """How clients come to the daemon: which they are, and lines of the configuration before its tables."""
+    """How clients come to the daemon: which they are, and lines of the registry's table."""
 
     clients: tuple[Client, Client, Client]
-    settings: str = ""
+    table: str = ""
+
+
+def mirrored(client: mirrors.MirrorClient) -> Client:
+    """One that takes the daemon for a mirror."""
+
+    def pull(daemon: Daemon, image: Image, directory: Path, user: User | None = None) -> None:
+        client(mirrors.Endpoint(daemon.url), image, directory)
+
+    return pull
 
 
 CONNECT = Way((skopeo_copy, podman_pull, buildah_pull))
+MIRROR = Way(
+    (mirrored(mirrors.skopeo), mirrored(mirrors.podman), mirrored(mirrors.containerd)),
+    f'hosts = ["{mirrors.PREFIX}"]',
+)
 
 
 class Outage(Enum):
@@ -79,7 +93,10 @@ class Site:
     @property
     def table(self) -> str:
         """Lines of the registry's table."""
-        return "" if self.tokens is None else f'token_hosts = ["{REALM}:{self.tokens.port}"]'
+        if self.tokens is None:
+            return ""
+        realm = f'["{REALM}:{self.tokens.port}"]'
+        return f"token_hosts = {realm}\nrealm_hosts = {realm}"
 
     @contextmanager
     def unplugged(self, outage: Outage) -> Iterator[None]:
@@ -147,12 +164,16 @@ def pulled(client: Client, daemon: Daemon, image: Image, directory: Path) -> boo
     return True
 
 
-@pytest.mark.parametrize("way", [pytest.param(CONNECT, id="connect")])
 @pytest.mark.parametrize(
-    ("site", "outage"),
-    [("tokens", Outage.ENDED), ("tokens", Outage.SILENT), ("open", Outage.NAMELESS)],
+    ("way", "site", "outage"),
+    [
+        pytest.param(CONNECT, "tokens", Outage.ENDED, id="connect-tokens-ended"),
+        pytest.param(CONNECT, "tokens", Outage.SILENT, id="connect-tokens-silent"),
+        pytest.param(CONNECT, "open", Outage.NAMELESS, id="connect-open-nameless"),
+        pytest.param(MIRROR, "tokens", Outage.ENDED, id="mirror-tokens-ended"),
+        pytest.param(MIRROR, "open", Outage.SILENT, id="mirror-open-silent"),
+    ],
     indirect=["site"],
-    ids=lambda given: given.name.lower() if isinstance(given, Outage) else given,
 )
 def test_the_cable(
     way: Way,
@@ -168,18 +189,18 @@ def test_the_cable(
     first, second = images
     by_digest = evolve(first, is_named_by_digest=True)
     registry.push(first)
-    skopeo, podman, buildah = way.clients
+    skopeo, podman, third = way.clients
 
     def start() -> Daemon:
-        settings = way.settings + SETTINGS
-        return start_daemon(site.registry, site.upstream, settings, site.table, site.hosts)
+        table = f"{way.table}\n{site.table}"
+        return start_daemon(site.registry, site.upstream, SETTINGS, table, site.hosts)
 
     daemon = start()
     skopeo(daemon, first, room / "before")
     with site.unplugged(outage):
         skopeo(daemon, first, room / "skopeo")
         podman(daemon, first, room / "podman")
-        buildah(daemon, by_digest, room / "buildah")
+        third(daemon, by_digest, room / "third")
         missing(daemon, skopeo, first, room / "missing")
         daemon.stop()
         daemon = start()
