@@ -31,6 +31,8 @@ PROBES = (
 MOST_NOTICES = 2_000
 MOST_BYTES = 16 * 1024 * 1024
 """Bytes of all answers together. Of what is over one of the two bounds, the oldest goes."""
+_LEAST_WANTED = "key LIKE 'referrers %', key LIKE 'token %'"
+"""Of these clients can ask for as many as they like; they must not displace the pings."""
 MOST_ANONYMOUS = 20_000
 """Tokens that are known to be anonymous; those that end first are forgotten first."""
 
@@ -111,7 +113,7 @@ class Bulletin:
             db.execute(
                 "DELETE FROM notices WHERE key IN (SELECT key FROM (SELECT key, "
                 "count(*) OVER newest AS notices, sum(length(answer)) OVER newest AS bytes FROM notices "
-                "WINDOW newest AS (ORDER BY came DESC, key)) WHERE notices > ? OR bytes > ?)",
+                f"WINDOW newest AS (ORDER BY {_LEAST_WANTED}, came DESC, key)) WHERE notices > ? OR bytes > ?)",
                 (MOST_NOTICES, MOST_BYTES),
             )
             db.execute(

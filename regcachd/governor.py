@@ -99,7 +99,7 @@ def read_retry_after(value: bytes | None, now: float) -> float | None:
     """The seconds that a Retry-After asks for, in either of its forms (RFC 9110 section 10.2.3); None without one."""
     text = "" if value is None else value.decode("latin-1").strip()
     if text.isascii() and text.isdigit():
-        return float(text[:9])
+        return float(text.lstrip("0")[:9] or 0)
     found = _DATE.fullmatch(text)
     if found is None or found[2] not in _MONTHS:
         return None

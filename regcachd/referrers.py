@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from .commons import Common, impersonal
 from .freshness import accept_key
 from .reference import Digest, Repository
-from .registry import CachedRegistry, Question, Right
+from .registry import CachedRegistry, Question
 from .relay import FORWARDED, HIT, IN_NEED, MISS, Answer, TooLarge, capture
 from .requester import Requester
 from .response import UpstreamFailed
@@ -65,7 +65,9 @@ class Referrers:
             return
         try:
             answer = await self._heard(
-                known, flight, lambda: self._ask(method, key, me, repository, digest, target)
+                known if registry.was_proved(me, repository) else None,
+                flight,
+                lambda: self._ask(method, key, me, repository, digest, target),
             )
         except UpstreamFailed as error:
             if not await self._sent_in_need(request, me, repository, digest, known, str(error)):
@@ -73,7 +75,10 @@ class Referrers:
             return
         has_failed, why = answer.status == 429 or answer.status >= 500, f"it answered {answer.status}"
         if not (has_failed and await self._sent_in_need(request, me, repository, digest, known, why)):
-            is_kept = method == b"GET" and registry.shared.commons.known(key) is not None
+            is_for_me = (
+                method == b"GET" and answer.status in (200, 404) and registry.is_proved(me, repository)
+            )
+            is_kept = is_for_me and registry.shared.commons.known(key) is not None
             answer.send(request, MISS if is_kept else FORWARDED)
 
     async def _heard(self, known: Common | None, flight: _Flight, ask: _Ask) -> Answer:
@@ -95,10 +100,10 @@ class Referrers:
         known: Common | None,
         why: str = "",
     ) -> bool:
-        """Send the old list, if there is one and the client may have it. Raises UpstreamFailed."""
+        """Send the old list, if there is one and the client may have it. Raises Lapsed."""
         registry = self._registry
         if known is None or not (
-            registry.is_proved(me, repository) or await self._may_have(request, me, repository, digest)
+            registry.is_proved(me, repository) or await self._may_have(me, repository, digest)
         ):
             return False
         if why:
@@ -107,16 +112,14 @@ class Referrers:
         self._send(request, known, IN_NEED)
         return True
 
-    async def _may_have(
-        self, request: Request, me: Requester, repository: Repository, digest: Digest
-    ) -> bool:
-        """May the client have the manifest, if that is stored? Raises UpstreamFailed."""
+    async def _may_have(self, me: Requester, repository: Repository, digest: Digest) -> bool:
+        """May the client have the manifest, if that is stored? Raises Lapsed."""
         store, index = self._registry.shared.store, self._registry.shared.index
         media_type = index.media_type(digest)
         if media_type is None:
             return False
         question = Question("manifests", repository, digest, lambda: store.size(digest), media_type)
-        return isinstance(await self._registry.may_read(request, me, question), Right)
+        return await self._registry.right_of(me, question) is not None
 
     async def _ask(
         self, method: bytes, key: str, me: Requester, repository: Repository, digest: Digest, target: bytes

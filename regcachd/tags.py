@@ -174,7 +174,6 @@ class Tags:
     ) -> Answer | None:
         """Answer a HEAD by upstream's word. Returns an answer that is none. Raises UpstreamFailed."""
         named = self._lookups.named(asked)
-        named = self._lookups.named(asked)
         if named is not None and (
             await self._spared(request, asked, me, spare) or self._send_named(request, asked, me, named)
         ):

@@ -11,6 +11,7 @@ from regcachd.freshness import (
     TagEntry,
     TagUse,
     accept_key,
+    accept_line,
     accepts,
     is_of_use,
     matches,
@@ -182,6 +183,23 @@ def test_a_key_is_short_and_does_not_depend_on_the_order(accept: list[str]) -> N
     key = accept_key([*accept, "x" * LONGEST_KEY])
     assert key == accept_key(["x" * LONGEST_KEY, *reversed(accept)])
     assert len(key) <= LONGEST_KEY
+
+
+def test_upstream_hears_what_the_key_says_in_the_clients_order() -> None:
+    assert (
+        accept_line([f"{IMAGE} ;=,{INDEX};q=0.1", ' */*; q=0.0;x="', IMAGE]) == f"{IMAGE}, {INDEX}, */*;q=0"
+    )
+    assert accept_line([]) == accept_line([" , ;q=1"]) == ""
+
+
+@given(st.lists(st.text(), max_size=40))
+def test_what_upstream_hears_has_the_same_key(accept: list[str]) -> None:
+    assert accept_key([accept_line(accept)]) == accept_key(accept)
+
+
+def test_no_list_can_be_written_that_has_the_key_of_a_long_one() -> None:
+    long = accept_key([",".join(map(str, range(LONGEST_KEY)))])
+    assert accept_key([long]) != long
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_limits_are_read(headers: dict[str, str], reading: tuple[int, int | None
         ("120", 120.0),
         (" 0 ", 0.0),
         ("9" * 30, 999999999.0),
+        ("0" * 20 + "300", 300.0),
+        ("000", 0.0),
         ("Sun, 06 Nov 1994 08:50:37 GMT", 60.0),
         ("Sun, 06 Nov 1994 08:49:00 GMT", 0.0),
         ("Sun, 06 Nov 1994 08:50:37", None),

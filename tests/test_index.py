@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regcachd.bulletin import MOST_NOTICES, Notice
 from regcachd.database import DatabaseUnusable
 from regcachd.freshness import TagEntry
 from regcachd.index import Index
@@ -249,3 +251,24 @@ def test_a_busy_neighbour_is_waited_for(index: Index, tmp_path: Path) -> None:
     assert index.linked(HERE, A)
     end.join()
     other.close()
+
+
+def test_tags_beyond_the_bound_go_whatever_their_number(index: Index) -> None:
+    entry = TagEntry(Digest.of(b"x"), "text/x", 0.0, 1)
+    for number in range(1300):
+        index.tags.set(Repository("r", "a"), Tag(f"t{number}"), "", evolve(entry, checked=float(number)))
+    index.tags.expire(-1.0, most=100)
+    kept = [n for n in range(1300) if index.tags.get(Repository("r", "a"), Tag(f"t{n}"), "") is not None]
+    assert kept == list(range(1200, 1300))
+
+
+def test_what_clients_can_ask_for_without_end_does_not_displace_pings(index: Index) -> None:
+    notice = Notice("x", 1.0, 2.0, 1e9)
+    for key in ("ping r", "token r"):
+        index.bulletin.post(key, notice)
+    for number in range(MOST_NOTICES):
+        index.bulletin.post(f"referrers {number}", evolve(notice, came=2.0 + number))
+    index.bulletin.forget(3.0)
+    assert index.bulletin.read("ping r") == index.bulletin.read("token r") == notice
+    assert index.bulletin.read("referrers 0") is None
+    assert index.bulletin.read(f"referrers {MOST_NOTICES - 1}") is not None

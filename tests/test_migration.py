@@ -115,6 +115,42 @@ def test_delimiters_and_keys_of_google() -> None:
     assert document(migrated)["registries"]["nvcr.io"]["username"] == "$oauthtoken"
 
 
+def test_every_login_has_a_file_of_its_own() -> None:
+    """Else one registry would be told the password of another."""
+    migrated = made(
+        REGISTRIES="a.b:5000 a.b_5000",
+        AUTH_REGISTRIES="a.b:5000|u|one a.b_5000|u|two",
+        AUTH_REGISTRY_DELIMITER="|",
+    )
+    registries = document(migrated)["registries"]
+    files = {name: registries[name]["password"].rpartition("/")[2] for name in ("a.b:5000", "a.b_5000")}
+    assert {name: migrated.secrets[file] for name, file in files.items()} == {
+        "a.b:5000": "one",
+        "a.b_5000": "two",
+    }
+
+
+def test_a_password_among_the_registries_is_not_repeated() -> None:
+    migrated = made(REGISTRIES="user:hunter2@quay.io/x")
+    assert "hunter2" not in str(migrated.notes) + migrated.toml
+    assert any("quay.io/x" in note for note in migrated.notes)
+
+
+@pytest.mark.parametrize("bad", ["\udcff", "\0"])
+@pytest.mark.parametrize("value", ["quay.io:us{}er:hunter2", "quay.io:user:hunter2{}"])
+def test_bytes_that_are_no_text_are_refused(bad: str, value: str) -> None:
+    """The environment may have any."""
+    with pytest.raises(NotVariables, match="AUTH_REGISTRIES is not a text") as raised:
+        check(of_environment({"AUTH_REGISTRIES": value.format(bad)}))
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("odd", ["\x85", "\u2028", "\x0c"])
+def test_lines_end_where_those_who_read_env_files_end_them(odd: str) -> None:
+    found = read_variables(f"AUTH_REGISTRIES=quay.io:user:p{odd}w\r\nREGISTRIES=quay.io\r\n", ".env")
+    assert found.values == {"AUTH_REGISTRIES": f"quay.io:user:p{odd}w", "REGISTRIES": "quay.io"}
+
+
 def test_a_login_for_a_registry_that_was_not_listed_adds_it_and_says_so() -> None:
     migrated = made(REGISTRIES="", AUTH_REGISTRIES="git.site.example:user:password")
     assert "git.site.example" in document(migrated)["registries"]

@@ -185,6 +185,44 @@ async def test_few_pulls_left_are_no_reason_to_serve_a_stranger(
                 assert image.data[:20] not in reply.body
 
 
+@STRANGERS
+@pytest.mark.parametrize("way", ["down", "500", "404"])
+async def test_an_upstream_that_fails_does_not_tell_a_stranger_of_referrers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stranger: dict[str, str], way: str
+) -> None:
+    wall = Wall(monkeypatch)
+    async with running(tmp_path, private(), settings='tag_ttl = "1s"') as world:
+        image = world.registry.add_image("team/app", "1", [b"layer"])
+        await world.client().get(TAG, Authorization=ALICE)
+        known, unknown = (f"/v2/team/app/referrers/{d}" for d in (image.manifest, Digest.of(b"other")))
+        assert (await world.client().get(known, Authorization=ALICE)).status == 200
+        wall.time += 10
+        if way == "down":
+            await world.registry.stop()
+            await world.client().get("/v2/_catalog")
+        else:
+            rule = world.registry.fault("/v2/", Status(int(way)))
+        replies = [await world.client().get(path, **stranger) for path in (known, unknown)]
+        assert replies[0].status in (404, 500, 502)
+        assert told(replies[0]) == told(replies[1])
+        if way == "404":
+            world.registry.heal(rule)
+            world.registry.fault("/v2/", Status(500))
+        assert (await world.client().get(known, Authorization=ALICE)).headers["cache-status"] == STALE
+
+
+async def test_who_is_known_to_read_the_repository_costs_no_question_though_nothing_counts_offline(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, private(), settings='offline_grace = "0s"') as world:
+        image = world.registry.add_image("team/app", "1", [b"layer"])
+        await world.client().get(TAG, Authorization=ALICE)
+        world.registry.requests.clear()
+        reply = await world.client().get(TAG, Authorization=ALICE)
+        assert (reply.body, reply.headers["cache-status"]) == (image.data, HIT)
+        assert world.registry.requests.count("", TAG) == 0
+
+
 # -- to spoil what others get
 
 

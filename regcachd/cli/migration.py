@@ -193,7 +193,8 @@ def _registries(
     for host in values["REGISTRIES"].split():
         name = _registry(host, {})
         if name is None:
-            draft.note("REGISTRIES", f"{host[:100]!r} is not the name of a registry; left out")
+            shown = ascii(host.rpartition("@")[2][:100])  # before it may be a password
+            draft.note("REGISTRIES", f"{shown} is not the name of a registry; left out")
         elif name in TOKEN_HOSTS:
             draft.note(
                 "REGISTRIES", f"{name} hands out tokens only, and clients reach it by tunnel; left out"
@@ -217,6 +218,10 @@ def _registries(
         if name in logins:
             user, password = logins[name]
             file = re.sub(r"[^A-Za-z0-9.-]", "_", name)
+            while (
+                file in secrets
+            ):  # of another registry, whose name differs in what no file's name should have
+                file += "_"
             secrets[file] = password
             draft.set("AUTH_REGISTRIES", table, "auth", "bearer")
             draft.set("AUTH_REGISTRIES", table, "username", user)

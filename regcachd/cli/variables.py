@@ -40,7 +40,7 @@ def of_environment(environment: Mapping[str, str]) -> Variables:
 def env_file(text: str) -> dict[str, str]:
     """NAME=VALUE lines; `export`, comments and quotes around a value are understood. Raises NotVariables."""
     values = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip().removeprefix("export ").lstrip()
         if not line or line.startswith("#"):
             continue
@@ -62,6 +62,8 @@ def check(found: Variables) -> Variables:
             "file, the docker-compose.yml, the output of `docker inspect`, or DeepOps' variables"
         )
     for name, value in mine.items():
+        if any("\ud800" <= each <= "\udfff" or each == "\0" for each in value):
+            raise NotVariables(f"{name} is not a text in UTF-8")
         if not name.startswith("AUTH_") and _UNRESOLVED.search(value) and not name.endswith("_REGEX"):
             raise NotVariables(
                 f"{name} refers to something else, which only its own program knows: give the output of "
