@@ -139,7 +139,11 @@ PLAIN = {
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "this port speaks HTTP/1.1 and HTTP/1.0"),
     "bare LF": (b"GET / HTTP/1.1\nHost: x\n\n", 400, "end lines in CR LF"),
     "a folded header": (b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", 400, "send it on one"),
-    "absolute-form": (b"GET http://example.org/ HTTP/1.1\r\nHost: example.org\r\n\r\n", 403, "no other hosts"),
+    "absolute-form": (
+        b"GET http://example.org/ HTTP/1.1\r\nHost: example.org\r\n\r\n",
+        403,
+        "no other hosts",
+    ),
     "a refused port": (b"CONNECT example.org:22 HTTP/1.1\r\n\r\n", 403, "tunnels lead to 443 only"),
     "this machine": (b"CONNECT 127.0.0.1:443 HTTP/1.1\r\n\r\n", 403, "127.0.0.1 is a loopback address"),
     "this machine in IPv6": (b"CONNECT [::1]:443 HTTP/1.1\r\n\r\n", 403, "::1 is a loopback address"),
