@@ -161,6 +161,7 @@ async def test_who_probes_waits_for_a_while_only_and_the_probe_goes_on(
     for _ in range(2):  # the one that probes, and one that does not
         await until(lambda: reactor.seconds() > breaker.until)
         assert "has been unreachable for" in str(await failure(read(upstream)))
+    await until(lambda: len(registry.requests) > 0)
     registry.heal(fault)
     assert len(registry.requests) == 1
     registry.release()
