@@ -114,21 +114,26 @@ def _address(port: Any) -> str:
 # -- sockets that several processes hold
 
 
-class _OneAtATime:
-    """Over a port: accepts one connection, then lets the reactor and the other workers have their turn.
+ACCEPTS = 8
+"""Connections that a worker takes in one turn of the reactor. With many clients to send to a turn is long, and who is
+not taken waits for the next; of a burst no worker should take all."""
+
+
+class _AFewAtATime:
+    """Over a port: accepts some connections, then lets the reactor and the other workers have their turn.
 
     Twisted's own would take up to 100 from the queue, and a burst would end up in one worker.
     """
 
-    numberAccepts = property(lambda self: 1, lambda self, number: None)
+    numberAccepts = property(lambda self: ACCEPTS, lambda self, number: None)
     _shouldShutdown = False  # shutdown(2) would end the listening of all processes; closing ends ours
 
 
-class AdoptedPort(_OneAtATime, TCPPort):
+class AdoptedPort(_AFewAtATime, TCPPort):
     """A worker's TCP port."""
 
 
-class AdoptedUnixPort(_OneAtATime, UnixPort):
+class AdoptedUnixPort(_AFewAtATime, UnixPort):
     """A worker's Unix port. Its file, with owner and mode, is the parent's."""
 
     def startListening(self: Any) -> None:
