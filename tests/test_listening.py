@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
-from regcachd.listening import CannotListen, adopt, bind, where, withdraw
+from regcachd.listening import ACCEPTS, CannotListen, adopt, bind, where, withdraw
 from tests.world import until
 
 reactor: Any = _reactor
@@ -93,14 +93,14 @@ async def test_workers_share_a_socket_that_the_parent_holds(tmp_path: Path, kind
 
 
 async def test_a_burst_is_shared(tmp_path: Path) -> None:
-    """Of clients who come at once each worker takes one and lets the other have its turn."""
+    """Of clients who come at once each worker takes a few and lets the other have its turn."""
     held = bind(reactor, ["tcp:0:interface=127.0.0.1"], Greeter(b"parent"))
     withdraw(held)
-    clients = [socket.create_connection(("127.0.0.1", held[0].getHost().port)) for _ in range(40)]
+    clients = [socket.create_connection(("127.0.0.1", held[0].getHost().port)) for _ in range(4 * ACCEPTS)]
     greeters = [Greeter(b"one"), Greeter(b"other")]
     ports = [adopt(reactor, [os.dup(held[0].fileno())], greeter)[0] for greeter in greeters]
-    await until(lambda: sum(greeter.met for greeter in greeters) == 40)
-    assert [greeter.met for greeter in greeters] == [20, 20]
+    await until(lambda: sum(greeter.met for greeter in greeters) == len(clients))
+    assert [greeter.met for greeter in greeters] == [2 * ACCEPTS, 2 * ACCEPTS]
     for client in clients:
         client.close()
     await close(ports)
