@@ -105,6 +105,11 @@ def name_constraints(hosts: Iterable[str]) -> x509.NameConstraints:
     return x509.NameConstraints(permitted or None, excluded or None)
 
 
+def permits(found: x509.NameConstraints, wanted: x509.NameConstraints) -> bool:
+    """Do constraints, made by `name_constraints`, permit every host for which others are made?"""
+    return set(found.permitted_subtrees or ()) >= set(wanted.permitted_subtrees or ())
+
+
 def general_name(host: str) -> x509.DNSName | x509.IPAddress:
     """A host name or an IP literal as certificates write it; raises PkiError for what is neither."""
     try:

@@ -31,6 +31,9 @@ class FirstHello(FirstHead):
         if self._door.full:
             self.refuse(503, "there are as many connections as there may be (limits.connections)")
             return
+        if not edition.config.mirror_names:
+            self.refuse(503, "mirror_tls has been taken out of the configuration, and ends with a restart")
+            return
         host = mirror_name(edition.config, getattr(self.transport.getHost(), "host", ""))
         try:
             context = edition.contexts.for_host(host)

@@ -14,7 +14,7 @@ certificates.py makes them; here is which there are, where they are kept and whe
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -38,6 +38,7 @@ from regcachd.certificates import (
     make_leaf,
     make_root,
     name_constraints,
+    permits,
 )
 
 __all__ = ["CA", "Leaf", "PkiError", "make_authority", "open_ca"]
@@ -120,7 +121,7 @@ def open_ca(directory: Path, hosts: Iterable[str], now: datetime, own: tuple[Pat
     hosts are the names and IP literals of the configured registries, without ports. Any number of processes
     may open one directory at the same time. The issuing CA is made anew when the hosts changed, when it ends
     in less than 30 days, and when its files are unusable. The root never is, since clients trust it. Who may not
-    read the root's key uses the issuing CA to its end.
+    read the root's key uses the issuing CA to its end, also when it permits more than the hosts.
 
     own is an operator's CA: the file of its certificate (and, after it, of those up to the root) and that of
     its key. The directory and the hosts are not used then.
@@ -133,8 +134,12 @@ def open_ca(directory: Path, hosts: Iterable[str], now: datetime, own: tuple[Pat
     try:
         with _locked(directory) as lock:
             root, root_key = _open_root(directory, lock, now)
-            renewal = timedelta(0) if root_key is None else ISSUING_RENEWAL
-            issuing = _load_issuing(directory, root, constraints, now + renewal)
+            if root_key is None:
+                issuing = _load_issuing(directory, root, lambda found: permits(found, constraints), now)
+            else:
+                issuing = _load_issuing(
+                    directory, root, lambda found: found == constraints, now + ISSUING_RENEWAL
+                )
             if issuing is None:
                 if root_key is None:
                     raise PkiError(
@@ -201,9 +206,12 @@ def _open_root(directory: Path, lock: int, now: datetime) -> tuple[x509.Certific
 
 
 def _load_issuing(
-    directory: Path, root: x509.Certificate, constraints: x509.NameConstraints, until: datetime
+    directory: Path,
+    root: x509.Certificate,
+    fits: Callable[[x509.NameConstraints], bool],
+    until: datetime,
 ) -> Pair | None:
-    """The issuing CA on disk, or None when there is none with these constraints that lasts until then."""
+    """The issuing CA on disk, or None when there is none with constraints that fit and that lasts until then."""
     try:
         certificate = _read_certificates(directory / "issuing.crt")[0]
         key = _read_key(directory / "issuing.key", certificate)
@@ -211,7 +219,8 @@ def _load_issuing(
         return None
     if not is_issued_by(certificate, root) or validity(certificate)[1] < until:
         return None
-    return Pair(certificate, key) if _extension(certificate, x509.NameConstraints) == constraints else None
+    found = _extension(certificate, x509.NameConstraints)
+    return Pair(certificate, key) if found is not None and fits(found) else None
 
 
 def _open_own(certificate_path: Path, key_path: Path, now: datetime) -> CA:

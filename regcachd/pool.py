@@ -82,6 +82,11 @@ class Pool:
         for connection in list(self.idle.get(netloc, ())):
             self._expire(netloc, connection)
 
+    def expire_idle(self) -> None:
+        """Close all that is idle."""
+        for netloc in list(self.idle):
+            self.expire_all(netloc)
+
     def close(self) -> None:
         """Close everything."""
         for connection in list(self.connections):

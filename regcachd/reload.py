@@ -16,7 +16,7 @@ from .values import keys_of
 
 FIXED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "": ("listen", "mirror_tls", "mirror_names", "workers", "state", "admin"),
+        "": ("listen", "mirror_tls", "workers", "state", "admin"),
         "store": ("path", "partial_ttl", "scrub_rate", "scrub_interval"),
     }
 )

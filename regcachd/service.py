@@ -159,7 +159,9 @@ class RegcacheService(Service):
 
     def take_up(self, config: Config, ca: CA) -> None:
         """Serve new connections by this configuration, and those there are as before. Raises RegcachdError."""
-        self.door.edition = self._edition(config, ca, self.edition)
+        before, self.door.edition = self.edition, self._edition(config, ca, self.edition)
+        for upstream in before.upstreams():
+            upstream.rest()
         self.eviction.wake()
 
     async def _reload(self, following: Next) -> None:

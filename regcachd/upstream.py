@@ -305,6 +305,10 @@ class Upstream:
             await self._trust.handshake(connection.transport, netloc.host, name, insecure=insecure)
         return connection
 
+    def rest(self) -> None:
+        """Close the connections that nobody uses: others are asked from now on, but for what is under way."""
+        self._pool.expire_idle()
+
     def close(self) -> None:
         """Close every connection; requests under way, and all that are made later, fail with UpstreamFailed."""
         self._dialer.close()

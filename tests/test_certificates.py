@@ -18,6 +18,7 @@ from regcachd.certificates import (
     load_key,
     make_root,
     name_constraints,
+    permits,
 )
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -98,6 +99,23 @@ def test_name_constraints(
 ) -> None:
     """Both types of name are always bound, since a type that is not listed is not constrained."""
     assert name_constraints(hosts) == x509.NameConstraints(permitted, excluded)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "is_permitted"),
+    [
+        (["a.example", "10.0.0.7"], ["a.example"], True),
+        (["a.example", "10.0.0.7"], ["10.0.0.7"], True),
+        (["a.example"], [], True),
+        (["a.example"], ["a.example", "b.example"], False),
+        (["a.example"], ["10.0.0.7"], False),
+        ([], ["a.example"], False),
+    ],
+)
+def test_constraints_that_permit_more_will_do(
+    found: list[str], wanted: list[str], is_permitted: bool
+) -> None:
+    assert permits(name_constraints(found), name_constraints(wanted)) is is_permitted
 
 
 def test_certificates_in_order() -> None:

@@ -15,6 +15,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel
 
 from regcachd.config import ConfigError, parse_config
+from regcachd.preparation import vet
+from regcachd.reload import decide
 from regcachd.testing import FakeRegistry, Image
 from tests.e2e.certificates import make_server_certificate
 from tests.e2e.programs import free_port, wait_until
@@ -78,6 +80,29 @@ async def test_who_says_no_name_gets_the_addresss_certificate(tmp_path: Path) ->
     (tmp_path / "other").mkdir()
     async with door(tmp_path / "other", WITHOUT_ADDRESS) as (world, _):
         assert _subject(await deferToThread(_certificate, world)) == ["head.cluster"]
+
+
+async def test_a_reload_changes_the_names(tmp_path: Path) -> None:
+    """The socket stays; without a name there is nobody to be there, and the restart that closes it is due."""
+    async with door(tmp_path, WITHOUT_ADDRESS) as (world, _):
+        for names, known, unknown in (("['new.test']", "new.test", "head"), (NAMES, "head", "new.test")):
+            world.top = f"mirror_names = {names}"
+            _reload(world)
+            assert (await deferToThread(ask, world, known, "GET /v2/ HTTP/1.1")).status == 200
+            with pytest.raises(ssl.SSLError):
+                await deferToThread(ask, world, unknown, "GET /v2/ HTTP/1.1")
+        world.top = ""
+        _reload(world)
+        with logged(LogLevel.info) as said, pytest.raises((ssl.SSLError, ConnectionError)):
+            await deferToThread(ask, world, "head", "GET /v2/ HTTP/1.1")
+        assert [each for each in said if "mirror_tls has been taken out" in each]
+        assert (await world.client().get("/v2/")).status == 200
+
+
+def _reload(world: World) -> None:
+    """What of the configuration can be had without a restart."""
+    config = decide(world.service.config, world.config()).config
+    world.service.take_up(config, vet(config))
 
 
 def _certificate(world: World) -> bytes:

@@ -204,9 +204,10 @@ class TestOpenedAgain:
             return whole(path)
 
         monkeypatch.setattr(Path, "read_bytes", read_bytes)
-        open_ca(tmp_path, HOSTS, NOW)
+        made = open_ca(tmp_path, HOSTS, NOW)
+        assert open_ca(tmp_path, HOSTS[:1], NOW).handed_over() == made.handed_over()  # a registry has gone
         with pytest.raises(PkiError, match=r"may not read root\.key"):
-            open_ca(tmp_path, ["quay.io"], NOW)
+            open_ca(tmp_path, [*HOSTS, "new.example"], NOW)
         nearly_over = open_ca(tmp_path, HOSTS, NOW + 364 * DAY)
         assert nearly_over.expires > NOW + 364 * DAY
         with pytest.raises(PkiError, match=r"restart the service"):

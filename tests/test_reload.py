@@ -8,6 +8,7 @@ from regcachd.schema import SCHEMA
 from regcachd.values import keys_of
 
 ONE = '[registries."a.example"]\n'
+MIRROR = 'mirror_tls = ["tcp:3129"]\nmirror_names = ["head"]'
 
 
 def config(toml: str) -> Config:
@@ -31,6 +32,8 @@ def config(toml: str) -> Config:
         (ONE, f"{ONE}allow_push = true", ('registries."a.example"',), ()),
         (ONE, f'[defaults]\ntimeout = "5s"\n{ONE}', ("defaults.timeout", 'registries."a.example"'), ()),
         ('listen = ["tcp:1"]', 'listen = ["tcp:2"]', (), ("listen",)),
+        ("", 'mirror_names = ["head"]', ("mirror_names",), ()),
+        (MIRROR, "", ("mirror_names",), ("mirror_tls",)),
         ("", "workers = 3", (), ("workers",)),
         ("", 'state = "/elsewhere"', (), ("state",)),
         ("", 'admin = "/elsewhere"', (), ("admin",)),

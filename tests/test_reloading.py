@@ -120,8 +120,7 @@ async def test_old_editions_leave_nothing_behind(tmp_path: Path) -> None:
             client.close()
         await until(lambda: world.service.door.connections == 0)
         gc.collect()
-        # the first has a connection that is kept for a while
-        assert len(world.service._upstreams) == 1 + len(world.service.edition.upstreams())
+        assert len(world.service._upstreams) == len(world.service.edition.upstreams())
 
 
 # -- one at a time, and what is said of it
