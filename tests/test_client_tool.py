@@ -647,10 +647,19 @@ def test_any_bytes_can_be_shown(node: Node, head: Head) -> None:
     """A file that is not UTF-8 is shown in a diff, in a program of its own, as from a shell."""
     node.path("/etc/docker").mkdir()
     node.path("/etc/docker/daemon.json").write_bytes(b'{"label": "caf\xe9"}\n')
-    words = [sys.executable, TOOL, "setup", *head.words, "--only", "docker", "--docker-json", "--dry-run"]
+    words = [
+        sys.executable,
+        str(TOOL),
+        "setup",
+        *head.words,
+        "--only",
+        "docker",
+        "--docker-json",
+        "--dry-run",
+    ]
     environ = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(
-        [*words, "--root", node.root], capture_output=True, text=True, env=environ, check=False
+        [*words, "--root", str(node.root)], capture_output=True, text=True, env=environ, check=False
     )
     assert done.returncode == tool.DONE, done.stderr
     assert "caf\\udce9" in done.stdout
