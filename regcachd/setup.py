@@ -3,7 +3,8 @@
     curl http://head:3128/setup/docker | sh
 
 The script comes over the same unprotected connection as the CA, so the fingerprint in it protects against mistakes
-and not against somebody on the way; who fears that gives one from elsewhere (`sh -s -- --fingerprint sha256:...`).
+and not against somebody on the way. Another one, from elsewhere (`sh -s -- --fingerprint sha256:...`), finds a head
+that is not the one meant, but cannot protect from another script either: that takes the tool from elsewhere, too.
 """
 
 import hashlib

@@ -312,6 +312,18 @@ def test_mirrors_need_no_ca(node: Node, head: Head, name: str, path: str, line: 
     assert not node.path(ANCHOR).exists()
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_is_written_is_in_the_document(node: Node, name: str) -> None:
+    """docs/clients.md is for those who write it by hand."""
+    text = (TOOL.parents[1] / "docs/clients.md").read_text()
+    settings = tool.Settings(tool.Address("head", 3128), registries=("quay.io",))
+    client = tool.CLIENTS[name]
+    for tell in filter(None, (client.proxy, client.mirror)):
+        found = list(tell(tool.Node(str(node.root)), settings, tool.State()))
+        path = next(each.path for each in found if isinstance(each, tool.File))
+        assert f"`{path}`" in text
+
+
 def test_enroot_knows_no_mirrors(node: Node, head: Head) -> None:
     said = node.run("setup", *head.words, "--only", "enroot", "--mirror")
     assert "enroot knows no mirrors" in said.out

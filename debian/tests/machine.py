@@ -146,11 +146,14 @@ class Registry:
     def _namespace(self) -> None:
         run("ip", "netns", "delete", NAMESPACE, check=False)
         run("ip", "netns", "add", NAMESPACE)
-        run("ip", "link", "add", "to-registry", "type", "veth", "peer", "name", "up", "netns", NAMESPACE)
+        run(*f"ip link add to-registry type veth peer name to-clients netns {NAMESPACE}".split())
         inside = ("ip", "-n", NAMESPACE)
-        for command, name, address in (("ip",), "to-registry", "198.18.0.1"), (inside, "up", REGISTRY[0]):
+        for command, name, address in (
+            (("ip",), "to-registry", "198.18.0.1"),
+            (inside, "to-clients", REGISTRY[0]),
+        ):
             run(*command, "address", "add", f"{address}/30", "dev", name)
-            run(*command, "link", "set", name, "up")
+            run(*command, "link", "set", "dev", name, "up")
 
     def _certificate(self) -> None:
         here = self._directory
