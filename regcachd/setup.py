@@ -59,7 +59,7 @@ main() {{
     python3 -I "$tool" setup --head "$head" --fingerprint "$fingerprint" --keep-tool{only} "$@" || exit $?
 }}
 
-main "$@"  # at the end, so that half a script does nothing
+{{ main "$@"; }}  # at the end and in braces, so that half a script does nothing, and nothing without what it is told
 """
 
 
