@@ -3,7 +3,8 @@
     curl http://head:3128/setup/docker | sh
 
 The script comes over the same unprotected connection as the CA, so the fingerprint in it protects against mistakes
-and not against somebody on the way; who fears that gives one from elsewhere (`sh -s -- --fingerprint sha256:...`).
+and not against somebody on the way. Another one, from elsewhere (`sh -s -- --fingerprint sha256:...`), finds a head
+that is not the one meant, but cannot protect from another script either: that takes the tool from elsewhere, too.
 """
 
 import hashlib
@@ -58,7 +59,7 @@ main() {{
     python3 -I "$tool" setup --head "$head" --fingerprint "$fingerprint" --keep-tool{only} "$@" || exit $?
 }}
 
-main "$@"  # at the end, so that half a script does nothing
+{{ main "$@"; }}  # at the end and in braces, so that half a script does nothing, and nothing without what it is told
 """
 
 

@@ -312,6 +312,18 @@ def test_mirrors_need_no_ca(node: Node, head: Head, name: str, path: str, line: 
     assert not node.path(ANCHOR).exists()
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_is_written_is_in_the_document(node: Node, name: str) -> None:
+    """docs/clients.md is for those who write it by hand."""
+    text = (TOOL.parents[1] / "docs/clients.md").read_text()
+    settings = tool.Settings(tool.Address("head", 3128), registries=("quay.io",))
+    client = tool.CLIENTS[name]
+    for tell in filter(None, (client.proxy, client.mirror)):
+        found = list(tell(tool.Node(str(node.root)), settings, tool.State()))
+        path = next(each.path for each in found if isinstance(each, tool.File))
+        assert f"`{path}`" in text
+
+
 def test_enroot_knows_no_mirrors(node: Node, head: Head) -> None:
     said = node.run("setup", *head.words, "--only", "enroot", "--mirror")
     assert "enroot knows no mirrors" in said.out
@@ -409,13 +421,33 @@ def test_from_mirror_to_proxy_and_back(node: Node, head: Head) -> None:
     assert not node.path("/etc/systemd/system/containerd.service.d/regcachd.conf").exists()
 
 
-def test_a_link_out_of_the_root_is_not_followed(node: Node, head: Head, tmp_path: Path) -> None:
+@pytest.mark.parametrize("up", ["", "../../../../../../../../../.."])
+def test_a_link_out_of_the_root_is_not_followed(node: Node, head: Head, tmp_path: Path, up: str) -> None:
     (tmp_path / "outside").mkdir()
-    node.path("/etc/docker").symlink_to(tmp_path / "outside")
+    node.path("/etc/docker").symlink_to(f"{up}{tmp_path / 'outside'}")
     said = node.run("setup", *head.words, "--only", "docker", "--docker-json")
     assert said.code == tool.FAILED
-    assert "leads out of it" in said.err
+    assert "cannot write /etc/docker/daemon.json" in said.err
     assert not list((tmp_path / "outside").iterdir())
+
+
+def test_a_link_in_an_image_leads_to_the_image(node: Node, head: Head) -> None:
+    """As on the node that it is an image of: what begins with / is not this machine's."""
+    node.path("/opt/docker").mkdir(parents=True)
+    node.path("/etc/docker").symlink_to("/opt/docker")
+    node.path("/etc/systemd/system/containerd.service").symlink_to("/dev/null")
+    node.install("dockerd")
+    assert node.run("setup", *head.words, "--docker-json").code == tool.LEFT  # update-ca-certificates
+    assert "proxies" in json.loads(node.read("/opt/docker/daemon.json"))
+    node.run("remove")
+    assert not node.path("/opt/docker/daemon.json").exists()
+
+
+def test_a_link_to_itself(node: Node, head: Head) -> None:
+    node.path("/etc/docker").symlink_to("docker")
+    said = node.run("setup", *head.words, "--only", "docker", "--docker-json")
+    assert said.code == tool.FAILED
+    assert "leads back to itself" in said.err
 
 
 def test_what_was_interrupted_goes_on(node: Node, head: Head) -> None:
@@ -434,6 +466,46 @@ def test_what_was_interrupted_goes_on(node: Node, head: Head) -> None:
     node.run("remove")
     node.write("/etc/ssl/certs/ca-certificates.crt")
     assert node.tree() == before
+
+
+def test_setup_goes_on_before_a_file_that_was_there(node: Node, head: Head) -> None:
+    """The state is written before the files: what is as it was before setup has not been changed since."""
+    node.write(DROP_IN, "[Service]\n")
+    node.run("setup", *head.words, "--only", "docker")
+    node.write(DROP_IN, "[Service]\n")  # as if it had been ended before it wrote this
+    node.run("setup", *head.words, "--only", "docker")
+    assert "HTTPS_PROXY" in node.read(DROP_IN)
+    node.run("remove")
+    assert node.read(DROP_IN) == "[Service]\n"
+
+
+@pytest.mark.parametrize("only", [(), ("--only", "docker")])
+def test_a_removal_that_was_interrupted_goes_on(
+    node: Node, head: Head, monkeypatch: pytest.MonkeyPatch, only: tuple[str, ...]
+) -> None:
+    """Nothing is forgotten before it is undone, and the CA not before the trust store has been made anew."""
+    before = node.install("dockerd", "containerd").tree()
+    node.run("setup", *head.words)
+    unlink = os.unlink
+    monkeypatch.setattr(tool.os, "unlink", lambda path: unlink(path) if "nothing" in path else _fail(path))
+    assert node.run("remove", *only).code == tool.FAILED
+    assert node.path(DROP_IN).exists()
+    monkeypatch.undo()
+    assert "removed" in node.run("remove", *only).out
+    assert not node.path(DROP_IN).exists()
+    said = node.run("remove")
+    assert "update-ca-certificates --fresh" in said.out or not only
+    assert node.tree() == before
+
+
+def test_trust_is_taken_back_though_the_file_is_gone(node: Node, head: Head) -> None:
+    node.run("setup", *head.words, "--only", "docker")
+    node.path(ANCHOR).unlink()
+    assert "update-ca-certificates --fresh" in node.run("remove").out
+
+
+def _fail(path: str) -> None:
+    raise PermissionError(1, "Operation not permitted", path)
 
 
 # -- what is somebody else's
@@ -566,10 +638,50 @@ def test_a_registry_that_is_configured_already(node: Node, head: Head) -> None:
     assert "quay.io" not in node.read("/etc/containers/registries.conf.d/50-regcachd.conf")
 
 
+def test_what_comes_after_a_value_is_no_part_of_it(node: Node, head: Head) -> None:
+    """Two [[registry]] for one name: the last would count, and what the administrator's says would be lost."""
+    theirs = '[[registry]] # ours\nprefix = \'quay.io\' # "theirs"\nlocation = "proxy.site/quay"\n'
+    node.write("/etc/containers/registries.conf", theirs)
+    said = node.run("setup", *head.words, "--only", "podman", "--mirror")
+    assert "/etc/containers/registries.conf has a [[registry]] quay.io of its own" in said.out
+
+
+def test_a_registry_with_a_port_gets_no_mirror_in_registries_conf(node: Node, head: Head) -> None:
+    """containers/image makes no reference of head:3128/registry.site:5443, and then no pull of it works."""
+    words = ("--mirror", "--registries", "quay.io,registry.site:5443")
+    said = node.run("setup", *head.words, "--only", "podman,containerd", *words)
+    assert "mirrors cannot be named for registry.site:5443" in said.out
+    assert "5443" not in node.read("/etc/containers/registries.conf.d/50-regcachd.conf")
+    assert node.path("/etc/containerd/certs.d/registry.site:5443/hosts.toml").exists()
+
+
+def test_any_bytes_can_be_shown(node: Node, head: Head) -> None:
+    """A file that is not UTF-8 is shown in a diff, in a program of its own, as from a shell."""
+    node.path("/etc/docker").mkdir()
+    node.path("/etc/docker/daemon.json").write_bytes(b'{"label": "caf\xe9"}\n')
+    words = [
+        sys.executable,
+        str(TOOL),
+        "setup",
+        *head.words,
+        "--only",
+        "docker",
+        "--docker-json",
+        "--dry-run",
+    ]
+    environ = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [*words, "--root", str(node.root)], capture_output=True, text=True, env=environ, check=False
+    )
+    assert done.returncode == tool.DONE, done.stderr
+    assert "caf\\udce9" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("config", "is_left"),
     [
         ("", True),
+        ('[plugins.x.registry]\nconfig_path = "/etc/containerd/certs.d" # hosts\n', False),
         (
             '[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/etc/containerd/certs.d"\n',
             False,

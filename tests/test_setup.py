@@ -103,11 +103,15 @@ def test_half_a_script_does_nothing(tmp_path: Path) -> None:
     """A connection may be cut while sh reads."""
     text = setup.script("docker", "127.0.0.1:1", FINGERPRINT)
     assert DASH is not None
-    for end in range(0, text.index(b'main "$@"'), 97):
+    last = text.index(b'{ main "$@"; }')
+    for end in [*range(0, last, 97), *range(last, last + len(b'{ main "$@"; '))]:
         done = subprocess.run(
             [DASH, "-s"], input=text[:end], capture_output=True, cwd=tmp_path, env={"PATH": ""}, check=False
         )
         assert done.stdout == b""
+        assert b"regcachd:" not in done.stderr
+    done = subprocess.run([DASH, "-s"], input=text, capture_output=True, env={"PATH": ""}, check=False)
+    assert b"regcachd: python3 is not on this node" in done.stderr
 
 
 # -- over a daemon

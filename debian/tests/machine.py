@@ -1,7 +1,7 @@
 """The machine of the tests: commands, the service's state, registries, and a client.
 
-The registries are Debian's docker-registry under the names of docker.io and quay.io on loopback addresses; quay.io is
-on a slow line.
+The registries are Debian's docker-registry, in a network namespace of its own, under the names of docker.io and
+quay.io; lines that count lead there from loopback addresses, and that of quay.io is slow.
 """
 
 import contextlib
@@ -30,7 +30,9 @@ SMALL, LARGE = 8 * MIB, 48 * MIB
 SLOW = 4 * MIB
 """Bytes per second of quay.io's line."""
 HOSTS = {"registry-1.docker.io": "127.0.0.11", "quay.io": "127.0.0.12"}
-REGISTRY = ("127.0.0.10", 443)
+REGISTRY = ("198.18.0.2", 443)
+"""RFC 2544: no network has these addresses."""
+NAMESPACE = "registry"
 
 
 def run(*command: object, check: bool = True, **environment: str) -> str:
@@ -123,6 +125,7 @@ class Registry:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._certificate()
+        self._namespace()
         self._hosts = Path("/etc/hosts").read_text()
         names = "".join(f"{address} {name}\n" for name, address in HOSTS.items())
         Path("/etc/hosts").write_text(self._hosts + names)
@@ -133,10 +136,24 @@ class Registry:
             f"  tls: {{certificate: {directory}/server.crt, key: {directory}/server.key}}\n"
         )
         self._process = subprocess.Popen(
-            ["docker-registry", "serve", configuration], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["ip", "netns", "exec", NAMESPACE, "docker-registry", "serve", configuration],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         wait("the registry", lambda: socket.socket().connect_ex(REGISTRY) == 0)
         self.fast, self.slow = Line(HOSTS["registry-1.docker.io"], None), Line(HOSTS["quay.io"], SLOW)
+
+    def _namespace(self) -> None:
+        run("ip", "netns", "delete", NAMESPACE, check=False)
+        run("ip", "netns", "add", NAMESPACE)
+        run(*f"ip link add to-registry type veth peer name to-clients netns {NAMESPACE}".split())
+        inside = ("ip", "-n", NAMESPACE)
+        for command, name, address in (
+            (("ip",), "to-registry", "198.18.0.1"),
+            (inside, "to-clients", REGISTRY[0]),
+        ):
+            run(*command, "address", "add", f"{address}/30", "dev", name)
+            run(*command, "link", "set", "dev", name, "up")
 
     def _certificate(self) -> None:
         here = self._directory
@@ -180,6 +197,7 @@ class Registry:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait()
+        run("ip", "netns", "delete", NAMESPACE)
         Path("/etc/hosts").write_text(self._hosts)
 
 
