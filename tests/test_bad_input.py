@@ -9,6 +9,7 @@ import socket
 import ssl
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -265,15 +266,13 @@ async def test_no_client_hello(start: Start, log: LogLines, data: bytes, says: s
     scene = await start()
 
     def talk() -> None:
-        client = connect_through(scene.world.port, f"{NAME}:443")
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
-        try:
+        with connect_through(scene.world.port, f"{NAME}:443") as client, suppress(OSError):
+            client.sendall(
+                data
+            )  # what is wrong may be seen, and the connection reset, at any time from now on
+            client.shutdown(socket.SHUT_WR)
             while client.recv(65536):
                 pass
-        except ConnectionResetError:
-            pass
-        client.close()
 
     await deferToThread(talk)
     await until(lambda: log.has(says))
