@@ -6,6 +6,7 @@ import http.client
 import random
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -82,15 +83,18 @@ class Client:
         finally:
             connection.close()
 
-    def gets_all(self, blob: Blob) -> bool:
-        """Does it get this blob, whole and right?"""
+    def misses(self, blob: Blob) -> str | None:
+        """Why it does not get this blob, whole and right; None if it does."""
+        began = time.monotonic()
         connection = connect(self.daemon(), PATIENCE)
         try:
             connection.request("GET", blob.path)
             with connection.getresponse() as response:
-                return response.status == 200 and response.read() == blob.data
-        except (OSError, http.client.HTTPException):
-            return False
+                body, status = response.read(), response.getheader("Cache-Status")
+                right = response.status == 200 and body == blob.data
+                return None if right else f"{response.status}, {status}, {len(body)} bytes, {body[:200]!r}"
+        except (OSError, http.client.HTTPException) as error:
+            return f"{error!r} after {time.monotonic() - began:.1f} s"
         finally:
             connection.close()
 

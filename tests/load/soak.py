@@ -272,8 +272,11 @@ class Soak:
         for number, blob in enumerate(
             reversed(self.content)
         ):  # the large ones first, to have many in the end
-            if not self._client(number, [blob], self.tally).gets_all(blob):
-                self.problems.append(f"{blob.digest} cannot be had any more")
+            why = self._client(number, [blob], self.tally).misses(blob)
+            if why is not None:
+                self.problems.append(f"{blob.digest} cannot be had any more: {why}")
+                lines = self._daemon.server.output().splitlines()
+                self.problems += [line for line in lines if blob.digest[-64:] in line][-8:]
 
     def _judge_store(self, shelf: Shelf) -> None:
         for what, found in (
